@@ -1,0 +1,64 @@
+"""all-MiniLM-L6-v2, taken apart: a hand-written BERT encoder, mean pooling and normalisation.
+
+>>> from minilm import SentenceEncoder
+>>> model = SentenceEncoder.from_pretrained()
+>>> model.encode(["a text", "another"]).shape
+(2, 384)
+"""
+
+from minilm.config import EncoderConfig
+from minilm.encoder import Encoder
+from minilm.errors import (
+    CheckpointError,
+    InputError,
+    IntegrityError,
+    MinilmError,
+    ModelNotFoundError,
+    TextTypeError,
+    TruncationError,
+    TruncationWarning,
+)
+from minilm.layouts import PackedBatch, PaddedBatch
+from minilm.sentence_encoder import SentenceEncoder
+from minilm.similarity import (
+    community_detection,
+    cos_sim,
+    dot_score,
+    euclidean_sim,
+    manhattan_sim,
+    paraphrase_mining,
+    paraphrase_mining_embeddings,
+    quantize_embeddings,
+    semantic_search,
+    truncate_embeddings,
+)
+from minilm.tokens import Tokenizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "Encoder",
+    "EncoderConfig",
+    "InputError",
+    "IntegrityError",
+    "MinilmError",
+    "ModelNotFoundError",
+    "PackedBatch",
+    "PaddedBatch",
+    "SentenceEncoder",
+    "TextTypeError",
+    "Tokenizer",
+    "TruncationError",
+    "TruncationWarning",
+    "community_detection",
+    "cos_sim",
+    "dot_score",
+    "euclidean_sim",
+    "manhattan_sim",
+    "paraphrase_mining",
+    "paraphrase_mining_embeddings",
+    "quantize_embeddings",
+    "semantic_search",
+    "truncate_embeddings",
+]

@@ -1,0 +1,48 @@
+"""The errors that minilm raises on purpose. Each message says what was found, what was expected
+and what to do; each class is also the built-in error that a caller would catch."""
+
+from collections.abc import Mapping
+
+
+class MinilmError(Exception):
+    """The base of every error below; the command line prints these without a traceback."""
+
+
+class CheckpointError(MinilmError, ValueError):
+    """A checkpoint folder holds something broken, hostile or unsupported."""
+
+
+class IntegrityError(CheckpointError):
+    """A file is not, byte for byte, the published one."""
+
+
+class ModelNotFoundError(MinilmError, FileNotFoundError):
+    """No folder, cache, hub or package index had the model."""
+
+
+class InputError(MinilmError, ValueError):
+    """An argument or an input file cannot be used."""
+
+
+class TextTypeError(MinilmError, TypeError):
+    """Something that should be a text is not a string."""
+
+
+class TruncationError(MinilmError, ValueError):
+    """Texts are longer than the limit and ``truncation="error"`` was asked for.
+
+    Attributes:
+        tokens_lost: text index → number of tokens beyond the limit.
+    """
+
+    def __init__(self, message: str, tokens_lost: Mapping[int, int]):
+        super().__init__(message)
+        self.tokens_lost = dict(tokens_lost)
+
+
+class TruncationWarning(UserWarning):
+    """Texts were cut at the limit. ``tokens_lost`` maps text index → number of tokens cut off."""
+
+    def __init__(self, message: str, tokens_lost: Mapping[int, int]):
+        super().__init__(message)
+        self.tokens_lost = dict(tokens_lost)

@@ -1,0 +1,343 @@
+"""A model folder in sentence-transformers' format: what its JSON files say, read and written.
+
+Two generations of the format exist. The legacy one, ``sentence_transformers.models.*`` with
+``max_seq_length`` in ``sentence_bert_config.json``, is read by every release, so that is what
+:func:`write_folder` writes; both are read. The rest of the pipeline has to be what this library
+implements, ``Transformer → Pooling(mean) [→ Normalize]``; anything else is refused by name.
+
+No module that a folder names is ever imported, and no path leaves the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from torch import Tensor
+
+from minilm.checkpoint import WEIGHTS_FILE, read_json, save_encoder
+from minilm.config import EncoderConfig
+from minilm.encoder import Encoder
+from minilm.errors import CheckpointError
+from minilm.tokens import Tokenizer
+
+SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
+
+# Files that describe the tokenizer to other libraries; kept as they came and written back.
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+_LEGACY_TYPE = "sentence_transformers.models."
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a folder says about its model, apart from the weights and the vocabulary.
+
+    Attributes:
+        transformer_dir: where config.json, the weights and the tokenizer lie.
+        tokenizer_files: content of those of :data:`TOKENIZER_FILES` that are there.
+    """
+
+    config: EncoderConfig
+    transformer_dir: Path
+    max_seq_length: int
+    normalize: bool
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity_fn_name: str = "cosine"
+    tokenizer_files: dict[str, bytes] = field(default_factory=dict)
+
+
+def read_folder(path: str | os.PathLike[str]) -> Pipeline:
+    """Reads every JSON file of a model folder.
+
+    Raises:
+        CheckpointError: a file is missing, broken or outside the folder, or describes something
+            that is not supported.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder")
+    kinds, paths = _read_modules(folder)
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise CheckpointError(
+            f"{folder / 'modules.json'}: the pipeline is {' → '.join(kinds) or 'empty'}, "
+            "supported is Transformer → Pooling, with Normalize after it or not"
+        )
+    inside = _contained(folder, paths[0])
+    config = EncoderConfig.from_dict(_object(inside / "config.json"), str(inside / "config.json"))
+    _check_pooling(_contained(folder, paths[1]) / "config.json", config.hidden_size)
+    if len(paths) == 3:
+        _check_normalize(_contained(folder, paths[2]) / "config.json")
+    settings = _object(folder / "config_sentence_transformers.json", optional=True)
+    tokenizer_config = _object(inside / "tokenizer_config.json", optional=True)
+    _check_tokenizer(inside, tokenizer_config)
+    return Pipeline(
+        config=config,
+        transformer_dir=inside,
+        max_seq_length=_max_seq_length(inside, tokenizer_config, config),
+        normalize=len(paths) == 3,
+        tokenizer_files={n: (inside / n).read_bytes() for n in TOKENIZER_FILES if (inside / n).is_file()},
+        **_check_settings(folder / "config_sentence_transformers.json", settings),
+    )
+
+
+def write_folder(
+    path: str | os.PathLike[str],
+    pipeline: Pipeline,
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    ignored_tensors: Mapping[str, Tensor],
+) -> None:
+    """Writes a model folder that every release of sentence-transformers loads.
+
+    All files are written under a temporary name first and put in place when every one of them is
+    on the disk: a new folder appears whole or not at all. In a folder that exists, files of the
+    same names are replaced, the weights last, and others are left alone.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; what was there is unchanged.
+    """
+    target = Path(path)
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target} exists and is not a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # mkdtemp's folder is private (0700); a model folder is as open as any other new folder.
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    staging.chmod(0o777 & ~_umask())
+    try:
+        for name, content in _json_files(pipeline).items():
+            (staging / name).parent.mkdir(exist_ok=True)
+            (staging / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for name, data in pipeline.tokenizer_files.items():
+            (staging / name).write_bytes(data)
+        (staging / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        save_encoder(staging / WEIGHTS_FILE, encoder, ignored_tensors)
+        _put_in_place(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _put_in_place(staging: Path, target: Path) -> None:
+    try:
+        os.rename(staging, target)  # succeeds when the target is missing or an empty folder
+        return
+    except OSError:
+        if not target.is_dir():
+            raise
+    files = [p for p in staging.rglob("*") if p.is_file()]
+    for file in sorted(files, key=lambda p: p.name == WEIGHTS_FILE):
+        final = target / file.relative_to(staging)
+        final.parent.mkdir(exist_ok=True)
+        os.replace(file, final)
+
+
+def _json_files(pipeline: Pipeline) -> dict[str, Any]:
+    names = ["Transformer", "Pooling", *(["Normalize"] if pipeline.normalize else [])]
+    files: dict[str, Any] = {
+        "modules.json": [
+            {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": _LEGACY_TYPE + name}
+            for i, name in enumerate(names)
+        ],
+        "config.json": pipeline.config.to_dict(),
+        "sentence_bert_config.json": {"max_seq_length": pipeline.max_seq_length, "do_lower_case": False},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": pipeline.config.hidden_size,
+            "pooling_mode_cls_token": False,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+            "pooling_mode_weightedmean_tokens": False,
+            "pooling_mode_lasttoken": False,
+            "include_prompt": True,
+        },
+        "config_sentence_transformers.json": {
+            "prompts": pipeline.prompts,
+            "default_prompt_name": pipeline.default_prompt_name,
+            "similarity_fn_name": pipeline.similarity_fn_name,
+        },
+    }
+    if "tokenizer_config.json" not in pipeline.tokenizer_files:
+        files["tokenizer_config.json"] = {
+            "tokenizer_class": "BertTokenizer",
+            "model_max_length": pipeline.max_seq_length,
+        }
+    return files
+
+
+def _read_modules(folder: Path) -> tuple[list[str], list[str]]:
+    """The kind ("Transformer", "Pooling" …) and the path of each module in modules.json."""
+    file = folder / "modules.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file} does not exist, so {folder} is not a sentence-transformers model folder")
+    kinds, paths = [], []
+    for module in read_json(file):
+        if not (isinstance(module, dict) and isinstance(module.get("type"), str)):
+            raise CheckpointError(f"{file}: expected a list of objects with a type, found {module!r}")
+        if not isinstance(module.get("path"), str):
+            raise CheckpointError(f"{file}: the path of a module is {module.get('path')!r}, expected a string")
+        if extra := {k: v for k, v in module.items() if k not in ("idx", "name", "path", "type") and v}:
+            raise CheckpointError(f"{file}: unsupported settings of a module: {extra}")
+        package, _, kind = module["type"].rpartition(".")
+        kinds.append(kind if package.partition(".")[0] == "sentence_transformers" else module["type"])
+        paths.append(module["path"])
+    return kinds, paths
+
+
+def _contained(folder: Path, relative: str) -> Path:
+    """``folder / relative``, refused when it would leave the folder."""
+    pure = PurePosixPath(relative.replace("\\", "/"))
+    inside = folder / pure
+    if (
+        pure.is_absolute()
+        or Path(relative).is_absolute()
+        or ".." in pure.parts
+        or not inside.resolve().is_relative_to(folder.resolve())
+    ):
+        raise CheckpointError(
+            f"{folder / 'modules.json'}: the path {relative!r} leaves the folder; nothing outside it is read"
+        )
+    return inside
+
+
+def check_links(folder: Path) -> None:
+    """Refuses symbolic links that point out of a model folder.
+
+    The hub's cache is the one exception: there ``snapshots/REVISION/*`` link to ``blobs/*``.
+    """
+    blobs = folder.resolve().parent.parent / "blobs"
+    for file in folder.rglob("*"):
+        target = file.resolve()
+        if not (target.is_relative_to(folder.resolve()) or target.parent == blobs):
+            raise CheckpointError(f"{file} is a link to {target}, outside its folder; nothing outside is read")
+
+
+def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: EncoderConfig) -> int:
+    file = inside / "sentence_bert_config.json"
+    settings = _object(file, optional=True)
+    _expect(
+        file,
+        settings,
+        {
+            "transformer_task": "feature-extraction",
+            "module_output_name": "token_embeddings",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        },
+        known=("max_seq_length", "do_lower_case"),
+    )
+    if settings.get("do_lower_case") and not _normalizer(inside).get("lowercase"):
+        raise CheckpointError(f"{file}: do_lower_case is true, but tokenizer.json does not lower-case")
+    limit = settings.get("max_seq_length")
+    if limit is None:
+        # The new form keeps the limit here. Without one, transformers writes 1e30 for "no limit".
+        limit = min(tokenizer_config.get("model_max_length", 10**30), config.max_position_embeddings)
+    if not isinstance(limit, int) or isinstance(limit, bool) or not 2 < limit <= config.max_position_embeddings:
+        raise CheckpointError(
+            f"{inside}: the limit of tokens is {limit!r}, expected 3 … {config.max_position_embeddings} "
+            "(max_position_embeddings)"
+        )
+    return limit
+
+
+def _check_pooling(file: Path, hidden_size: int) -> None:
+    settings = _object(file)
+    modes = {"mean"}
+    if "pooling_mode" in settings:
+        mode = settings["pooling_mode"]
+        modes = {mode} if isinstance(mode, str) else set(map(str, mode or ["nothing"]))
+    elif flags := {k: v for k, v in settings.items() if k.startswith("pooling_mode_")}:
+        modes = {k.removeprefix("pooling_mode_") for k, on in flags.items() if on} or {"mean_tokens"}
+    if not modes <= {"mean", "mean_tokens"}:
+        raise CheckpointError(f"{file}: pooling by {', '.join(sorted(modes))}; supported is mean alone")
+    size = settings.get("embedding_dimension", settings.get("word_embedding_dimension", hidden_size))
+    if size != hidden_size:
+        raise CheckpointError(f"{file}: the dimension is {size!r}, but config.json's hidden_size is {hidden_size}")
+    known = [k for k in settings if k.startswith("pooling_mode")]
+    _expect(file, settings, {"include_prompt": True}, known=("embedding_dimension", "word_embedding_dimension", *known))
+
+
+def _check_normalize(file: Path) -> None:
+    settings = _object(file, optional=True)
+    _expect(file, settings, {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"})
+
+
+def _check_settings(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    _expect(
+        file,
+        settings,
+        {"model_type": "SentenceTransformer"},
+        known=("__version__", "prompts", "default_prompt_name", "similarity_fn_name"),
+    )
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(p, str | None) for p in prompts.values()):
+        raise CheckpointError(f"{file}: prompts is {prompts!r}, expected names and texts")
+    default, similarity = settings.get("default_prompt_name"), settings.get("similarity_fn_name") or "cosine"
+    if default is not None and default not in prompts:
+        raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {sorted(prompts)}")
+    if similarity not in SIMILARITY_FUNCTIONS:
+        raise CheckpointError(f"{file}: similarity_fn_name is {similarity!r}, supported are {SIMILARITY_FUNCTIONS}")
+    return {
+        "prompts": {name: prompt or "" for name, prompt in prompts.items()},
+        "default_prompt_name": default,
+        "similarity_fn_name": similarity,
+    }
+
+
+def _check_tokenizer(inside: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a tokenizer_config.json that contradicts tokenizer.json: transformers follows the
+    former (it builds the normaliser from it), minilm the latter."""
+    normalizer = _normalizer(inside)
+    if normalizer.get("type") != "BertNormalizer":
+        raise CheckpointError(
+            f"{inside / 'tokenizer.json'}: the normalizer is {normalizer.get('type')!r}, expected BertNormalizer"
+        )
+    for ours, theirs in (
+        ("do_lower_case", "lowercase"),
+        ("strip_accents", "strip_accents"),
+        ("tokenize_chinese_chars", "handle_chinese_chars"),
+    ):
+        if ours in settings and settings[ours] != normalizer.get(theirs):
+            raise CheckpointError(
+                f"{inside}: tokenizer_config.json says {ours} = {settings[ours]!r}, but tokenizer.json "
+                f"{theirs} = {normalizer.get(theirs)!r}; make them agree"
+            )
+    for side in ("padding_side", "truncation_side"):
+        if settings.get(side, "right") != "right":
+            raise CheckpointError(
+                f"{inside / 'tokenizer_config.json'}: {side} is {settings[side]!r}, supported is right"
+            )
+
+
+def _normalizer(inside: Path) -> Mapping[str, Any]:
+    normalizer = _object(inside / "tokenizer.json").get("normalizer")
+    return normalizer if isinstance(normalizer, dict) else {}
+
+
+def _expect(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:
+    """Refuses a setting that has another value than the one in ``only``, or that is not known."""
+    for name, value in settings.items():
+        if name in only and value != only[name]:
+            raise CheckpointError(f"{file}: {name} is {value!r}, supported is {only[name]!r}")
+        if name not in only and name not in known and value:
+            raise CheckpointError(f"{file}: unknown setting {name} = {value!r}")
+
+
+def _object(file: Path, optional: bool = False) -> dict[str, Any]:
+    if optional and not file.is_file():
+        return {}
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a list, expected an object")
+    return content
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,165 @@
+"""Encoding in several processes on one machine, through torch.multiprocessing.
+
+Each process holds the model on its own device (on the CPU they share one copy of the weights) and
+takes chunks of texts from a queue. Arguments are sentence-transformers'; here the caller's model
+stays on its device, and processes on the CPU divide the cores among themselves.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import queue
+import warnings
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import multiprocessing
+
+from minilm.errors import InputError, TruncationError, TruncationWarning
+from minilm.progress import progress
+
+if TYPE_CHECKING:
+    from minilm.sentence_encoder import Device, SentenceEncoder
+
+MOST_TEXTS_IN_A_CHUNK = 5000
+_ALIVE_CHECK_SECONDS = 1.0
+
+
+class Pool:
+    """Processes that encode, one for each device. A context manager; or call :meth:`stop`.
+
+    Args:
+        model: what they encode with, as it is now.
+        target_devices: None for every GPU, or else four processes on the CPU.
+    """
+
+    def __init__(self, model: SentenceEncoder, target_devices: Sequence[Device] | None = None):
+        if target_devices is None:
+            gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+            target_devices = gpus or ["cpu"] * 4
+        if not target_devices:
+            raise InputError("there is no device to start a process for")
+        devices = [torch.device(device) for device in target_devices]
+        on_cpu = sum(device.type == "cpu" for device in devices)
+        threads = max(1, torch.get_num_threads() // max(1, on_cpu))
+        shared = copy.deepcopy(model).cpu().share_memory()
+        context = multiprocessing.get_context("spawn")  # a forked copy of a threaded process can hang
+        self.input: Any = context.Queue()
+        self.output: Any = context.Queue()
+        self.processes = [
+            context.Process(target=_work, args=(shared, device, threads, self.input, self.output), daemon=True)
+            for device in devices
+        ]
+        for process in self.processes:
+            process.start()
+
+    def stop(self) -> None:
+        """Ends the processes. Chunks that are under way are dropped."""
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.join()
+        self.input.cancel_join_thread()
+        self.input.close()
+        self.output.close()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def encode_in_pool(
+    model: SentenceEncoder,
+    texts: list[str],
+    pool: Pool | None,
+    devices: Sequence[Device] | None,
+    chunk_size: int | None,
+    show_progress_bar: bool | None,
+    options: dict[str, Any],
+) -> Any:
+    """:meth:`SentenceEncoder.encode_texts` by a pool, or by one for ``devices`` that ends with the call.
+
+    Raises:
+        InputError: ``chunk_size`` is below 1.
+        RuntimeError: a process died.
+        TruncationError: as there; found only when the chunks have been encoded.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise InputError(f"chunk_size is {chunk_size}, expected at least 1")
+    if not texts:
+        return model.encode_texts(texts, show_progress_bar=False, **options)
+    if pool is None:
+        with Pool(model, devices) as temporary:
+            return encode_in_pool(model, texts, temporary, None, chunk_size, show_progress_bar, options)
+
+    even = math.ceil(len(texts) / len(pool.processes) / 10)
+    size = chunk_size or max(1, min(even, MOST_TEXTS_IN_A_CHUNK))
+    starts = range(0, len(texts), size)
+    for start in starts:
+        pool.input.put((start, texts[start : start + size], options))
+    chunks: dict[int, Any] = {}
+    tokens_lost: dict[int, int] = {}
+    with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
+        while len(chunks) < len(starts):
+            start, chunks[start], lost = _next_result(pool)
+            tokens_lost |= {start + index: count for index, count in lost.items()}
+            bar.update(min(size, len(texts) - start))
+    model.report_truncation(dict(sorted(tokens_lost.items())), options["truncation"], len(texts))
+    ordered = [chunks[start] for start in starts]
+    for chunk in ordered:
+        if isinstance(chunk, Exception):
+            raise chunk
+    if options["output_value"] == "sentence_embedding":
+        return torch.cat(ordered)
+    return [row for chunk in ordered for row in chunk]
+
+
+def _next_result(pool: Pool) -> tuple[int, Any, dict[int, int]]:
+    """Where a chunk starts, its rows or the error it ended with, and the tokens lost in it."""
+    while True:
+        try:
+            start, rows, tokens_lost = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
+            return start, rows, tokens_lost
+        except queue.Empty:
+            if dead := [p for p in pool.processes if not p.is_alive()]:
+                codes = ", ".join(f"process {p.pid} with exit code {p.exitcode}" for p in dead)
+                raise RuntimeError(
+                    f"{len(dead)} of {len(pool.processes)} encoding processes died ({codes}); "
+                    "out of memory is the usual cause. Stop the pool and start a smaller one."
+                ) from None
+
+
+def _work(model: SentenceEncoder, device: torch.device, threads: int, source: Any, sink: Any) -> None:
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    model.to(device)
+    while True:
+        start, texts, options = source.get()
+        tokens_lost: dict[int, int] = {}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", TruncationWarning)
+            try:
+                rows = _to_cpu(model.encode_texts(texts, show_progress_bar=False, **options))
+            except TruncationError as error:
+                rows, tokens_lost = [], error.tokens_lost
+            except Exception as error:
+                rows = RuntimeError(f"encoding on {device} failed: {type(error).__name__}: {error}")
+        for warning in caught:
+            if isinstance(warning.message, TruncationWarning):
+                tokens_lost = warning.message.tokens_lost
+        sink.put((start, rows, tokens_lost))
+
+
+def _to_cpu(rows: Any) -> Any:
+    if isinstance(rows, torch.Tensor):
+        return rows.cpu()
+    if isinstance(rows, dict):
+        return {name: _to_cpu(value) for name, value in rows.items()}
+    return [_to_cpu(row) for row in rows]

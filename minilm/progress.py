@@ -1,0 +1,37 @@
+"""A progress bar for work that takes long: on a terminal, never in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+QUIET_SECONDS = 1.0  # work that is done by then shows nothing unless a bar was asked for
+
+
+class _NoBar:
+    def update(self, n: int = 1) -> None:
+        pass
+
+    def set_postfix_str(self, text: str) -> None:
+        pass
+
+
+@contextmanager
+def progress(total: int | None, description: str, show: bool | None = None, unit: str = "it") -> Iterator[Any]:
+    """A tqdm bar, or something that takes the same calls and shows nothing.
+
+    Args:
+        total: how many units there are; None when not known.
+        show: True shows it, False does not, None shows it on a terminal once the work takes
+            :data:`QUIET_SECONDS`.
+    """
+    if show is False or (show is None and not sys.stderr.isatty()):
+        yield _NoBar()
+        return
+    from huggingface_hub.utils import tqdm  # late: a fifth of a second that most calls do not need
+
+    delay = QUIET_SECONDS if show is None else 0
+    with tqdm(total=total, desc=description, unit=unit, delay=delay, dynamic_ncols=True) as bar:  # type: ignore[no-untyped-call]
+        yield bar

@@ -1,0 +1,514 @@
+"""The whole road from text to vector: tokens → encoder → mean → length one.
+
+:class:`SentenceEncoder` is sentence-transformers' ``SentenceTransformer`` for this one kind of
+model, with its names and arguments, so that code moves over by changing the import.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm import folder as model_folder
+from minilm.checkpoint import WEIGHTS_FILE, load_encoder
+from minilm.encoder import Attention, Encoder, EncoderOutput
+from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning
+from minilm.hub import find_model
+from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
+from minilm.pooling import L2Normalize, MeanPooling
+from minilm.progress import progress
+from minilm.similarity import (
+    PRECISIONS,
+    SIMILARITY,
+    Precision,
+    Vectors,
+    quantize_embeddings,
+    truncate_embeddings,
+)
+from minilm.tokens import Tokenizer, check_texts
+
+Truncation: TypeAlias = Literal["warn", "error", "silent"]
+OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
+Device: TypeAlias = "str | torch.device"
+
+# A packed batch holds batch_size times this many tokens: 2,048 at the default of 32, enough to keep
+# the matrix kernels busy and few enough for the activations to stay in the processor's cache.
+TOKENS_PER_TEXT = 64
+
+
+@dataclass(frozen=True)
+class SentenceOutput(EncoderOutput):
+    """What one forward pass computed.
+
+    Attributes:
+        sentence_embedding: ``[B, D]``, pooled and, where the model does so, normalised.
+    """
+
+    sentence_embedding: Tensor = None  # type: ignore[assignment]  # after the parent's defaults
+
+    @property
+    def token_embeddings(self) -> Tensor:
+        """``[..., D]`` in the batch's layout: the last hidden state."""
+        return self.last_hidden_state
+
+
+class SentenceEncoder(nn.Module):
+    """Text in, vectors out.
+
+    ``SentenceEncoder.from_pretrained()`` gives all-MiniLM-L6-v2. The constructor takes the parts,
+    for encoders of one's own.
+
+    Args:
+        encoder: the BERT encoder.
+        tokenizer: splits texts into its token ids.
+        normalize: scale vectors to length 1, as all-MiniLM-L6-v2 does.
+        prompts: name → text that is put before each text when that name is asked for.
+        default_prompt_name: the prompt that is used when none is asked for.
+        similarity_fn_name: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``.
+        truncate_dim: keep only the first dimensions of each vector.
+
+    Attributes:
+        max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        tokenizer: Tokenizer,
+        *,
+        normalize: bool = True,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str = "cosine",
+        truncate_dim: int | None = None,
+    ):
+        super().__init__()
+        if tokenizer.vocab_size > encoder.config.vocab_size:
+            raise InputError(
+                f"the tokenizer has {tokenizer.vocab_size} pieces, but the encoder has vectors for "
+                f"{encoder.config.vocab_size}"
+            )
+        if similarity_fn_name not in SIMILARITY:
+            raise InputError(f"similarity_fn_name is {similarity_fn_name!r}, expected one of {', '.join(SIMILARITY)}")
+        self.encoder = encoder
+        self.pooling = MeanPooling()
+        self.normalize = L2Normalize() if normalize else nn.Identity()
+        self.tokenizer = tokenizer
+        # sentence-transformers always knows these two; empty until a checkpoint says otherwise.
+        self.prompts = {"query": "", "document": "", **(prompts or {})}
+        self.default_prompt_name = default_prompt_name
+        self.similarity_fn_name = similarity_fn_name
+        self.truncate_dim = truncate_dim
+        self._ignored_tensors: dict[str, Tensor] = {}
+        self._tokenizer_files: dict[str, bytes] = {}
+        self._resolve_prompt(None, default_prompt_name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str | os.PathLike[str] | None = None,
+        *,
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | None = None,
+        truncate_dim: int | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+    ) -> SentenceEncoder:
+        """Loads a model, in evaluation mode.
+
+        Args:
+            model_name_or_path: None for all-MiniLM-L6-v2, verified against its published hashes; or
+                a folder in sentence-transformers' format; or a model id of the hub.
+            device: where to put it; None takes CUDA, then MPS, then the CPU.
+            dtype: floating-point type; None keeps the checkpoint's.
+            prompts, default_prompt_name, similarity_fn_name: override what the folder says.
+            truncate_dim: keep only the first dimensions of each vector.
+            cache_folder, revision, local_files_only, token: see :func:`minilm.hub.find_model`.
+
+        Raises:
+            ModelNotFoundError: the model is nowhere to be had.
+            IntegrityError: a file of all-MiniLM-L6-v2 is not the published one.
+            CheckpointError: the folder is broken or holds another kind of model.
+        """
+        path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
+        model_folder.check_links(path)
+        pipeline = model_folder.read_folder(path)
+        tokenizer = Tokenizer.from_file(pipeline.transformer_dir / "tokenizer.json", pipeline.max_seq_length)
+        encoder, ignored = load_encoder(pipeline.transformer_dir / WEIGHTS_FILE, pipeline.config, dtype)
+        model = cls(
+            encoder,
+            tokenizer,
+            normalize=pipeline.normalize,
+            prompts={**pipeline.prompts, **(prompts or {})},
+            default_prompt_name=default_prompt_name or pipeline.default_prompt_name,
+            similarity_fn_name=similarity_fn_name or pipeline.similarity_fn_name,
+            truncate_dim=truncate_dim,
+        )
+        model._ignored_tensors = ignored
+        model._tokenizer_files = pipeline.tokenizer_files
+        return model.eval().to(device or _best_device())
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Writes a folder that sentence-transformers and :meth:`from_pretrained` load, to the same
+        bits. The folder appears whole or not at all.
+
+        Raises:
+            OSError: the disk is full or may not be written; what was there is unchanged.
+        """
+        folder = Path(path)
+        pipeline = model_folder.Pipeline(
+            config=self.encoder.config,
+            transformer_dir=folder,
+            max_seq_length=self.max_seq_length,
+            normalize=isinstance(self.normalize, L2Normalize),
+            prompts=self.prompts,
+            default_prompt_name=self.default_prompt_name,
+            similarity_fn_name=self.similarity_fn_name,
+            tokenizer_files=self._tokenizer_files,
+        )
+        model_folder.write_folder(folder, pipeline, self.encoder, self.tokenizer, self._ignored_tensors)
+
+    # ---- text → vector, one step after the other ------------------------------------------------
+
+    def tokenize(self, texts: Iterable[str], layout: Layout = "padded") -> Batch:
+        """Texts → a batch of token ids on the model's device, cut at :attr:`max_seq_length`."""
+        ids = self.tokenizer(check_texts(_no_single_text(texts))).ids
+        return self._batch(ids, layout).to(self.device)
+
+    def forward(
+        self,
+        batch: Batch,
+        attention: Attention = "sdpa",
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> SentenceOutput:
+        """A batch of token ids → vectors. Gradients flow; arguments as for :class:`Encoder`."""
+        encoded = self.encoder(batch, attention, output_hidden_states, output_attentions)
+        pooled = self.pooling(encoded.last_hidden_state, batch)
+        return SentenceOutput(
+            encoded.last_hidden_state,
+            encoded.hidden_states,
+            encoded.attentions,
+            sentence_embedding=self.normalize(pooled),
+        )
+
+    def encode(
+        self,
+        inputs: str | Iterable[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: OutputValue | None = "sentence_embedding",
+        precision: Precision | None = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Device | Sequence[Device] | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        pool: Any = None,
+        chunk_size: int | None = None,
+        *,
+        layout: Layout = "packed",
+        truncation: Truncation = "warn",
+    ) -> Any:
+        """Encodes texts, without tracking gradients. Leaves the model in evaluation mode.
+
+        Args:
+            inputs: one text, or many: a list, a tuple, a generator, a NumPy array, a pandas Series,
+                a column of a ``datasets.Dataset``.
+            prompt_name, prompt: text to put before each text, by name or as it is.
+            batch_size: texts at a time in the padded layout; in the packed one, up to
+                ``64 * batch_size`` tokens at a time.
+            show_progress_bar: None shows one on a terminal when it takes more than a second.
+            output_value: ``"sentence_embedding"``; ``"token_embeddings"`` for the last hidden state
+                of every token, padding removed, ``[CLS]`` and ``[SEP]`` kept; None for a dict of
+                both, the token ids and the mask for each text.
+            precision: of the result; see :func:`~minilm.similarity.quantize_embeddings`.
+            convert_to_numpy, convert_to_tensor: the kind of result. Both False: a list of tensors.
+            device: moves the model there first. A list of devices starts a process for each.
+            normalize_embeddings: scale to length 1 once more, after ``truncate_dim``.
+            truncate_dim: keep the first dimensions; None takes the model's setting.
+            pool, chunk_size: from :meth:`start_multi_process_pool`; texts to a process at a time.
+            layout: ``"packed"`` is fast; ``"padded"`` forms the reference's batches and gives the
+                bits that ``SentenceTransformer.encode`` gives with the same arguments.
+            truncation: what to do about texts over the limit: ``"warn"`` with a
+                :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
+                anything is computed, or ``"silent"``.
+
+        Returns:
+            float32 ``[n, D]`` for many texts, ``(0, D)`` for none, ``[D]`` for one string. As in the
+            reference: bfloat16 becomes float32 in NumPy, and dicts and token embeddings are tensors.
+
+        Raises:
+            TextTypeError: an input is not a string; names it.
+            InputError: an argument cannot be used.
+            TruncationError: see ``truncation``.
+        """
+        _check_choice("layout", layout, ("packed", "padded"))
+        _check_choice("truncation", truncation, ("warn", "error", "silent"))
+        _check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
+        _check_choice("precision", precision or "float32", PRECISIONS)
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, expected at least 1")
+        texts, single = _as_texts(inputs)
+        options: dict[str, Any] = {
+            "prompt": self._resolve_prompt(prompt, prompt_name) or "",
+            "batch_size": batch_size,
+            "output_value": output_value,
+            "normalize_embeddings": normalize_embeddings,
+            "truncate_dim": self._check_dim(truncate_dim if truncate_dim is not None else self.truncate_dim),
+            "layout": layout,
+            "truncation": truncation,
+        }
+        devices = None if device is None or isinstance(device, (str, torch.device)) else device
+        if pool is not None or devices is not None:
+            from minilm.multi_process import encode_in_pool
+
+            rows = encode_in_pool(self, texts, pool, devices, chunk_size, show_progress_bar, options)
+        else:
+            if isinstance(device, (str, torch.device)):
+                self.to(device)
+            rows = self.encode_texts(texts, show_progress_bar=show_progress_bar, **options)
+
+        if output_value != "sentence_embedding":
+            return rows[0] if single else rows
+        if precision not in (None, "float32"):
+            rows = torch.from_numpy(quantize_embeddings(rows, precision))
+        if convert_to_tensor:
+            return rows[0] if single else rows
+        if convert_to_numpy:
+            array = (rows.float() if rows.dtype == torch.bfloat16 else rows).cpu().numpy()
+            return array[0] if single else array
+        return rows[0] if single else list(rows)
+
+    def encode_query(
+        self, inputs: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> Any:
+        """:meth:`encode` with the prompt named "query", when neither prompt is given."""
+        return self.encode(inputs, prompt_name or ("query" if prompt is None else None), prompt, **options)
+
+    def encode_document(
+        self, inputs: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
+    ) -> Any:
+        """:meth:`encode` with the prompt named "document", when neither prompt is given."""
+        return self.encode(inputs, prompt_name or ("document" if prompt is None else None), prompt, **options)
+
+    @torch.inference_mode()
+    def encode_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: str,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        output_value: OutputValue | None,
+        normalize_embeddings: bool,
+        truncate_dim: int | None,
+        layout: Layout,
+        truncation: Truncation,
+    ) -> Any:
+        """The part of :meth:`encode` that runs in one process: checked arguments in, rows out, one
+        tensor ``[n, D]`` or, for other outputs than sentence embeddings, a list."""
+        self.eval()
+        tokenized = self.tokenizer([prompt + text for text in texts] if prompt else texts)
+        self.report_truncation(tokenized.tokens_lost, truncation, len(texts))
+        rows: list[Any] = [None] * len(texts)
+        vectors = torch.empty(len(texts), self._dimension(truncate_dim), dtype=self.dtype, device=self.device)
+        with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
+            for indices in self._plan(texts, tokenized.ids, layout, batch_size):
+                batch = self._batch([tokenized.ids[i] for i in indices], layout).to(self.device)
+                output = self(batch)
+                embeddings = truncate_embeddings(output.sentence_embedding, truncate_dim)
+                if output_value == "sentence_embedding":
+                    if normalize_embeddings:
+                        embeddings = nn.functional.normalize(embeddings, p=2, dim=1)
+                    vectors[indices] = embeddings
+                else:
+                    for index, row in zip(indices, _rows(batch, output, embeddings, output_value), strict=True):
+                        rows[index] = row
+                bar.update(len(indices))
+        return vectors if output_value == "sentence_embedding" else rows
+
+    def _plan(self, texts: Sequence[str], ids: TokenIds, layout: Layout, batch_size: int) -> Iterator[list[int]]:
+        """The indices of the texts of each batch."""
+        if layout == "padded":
+            # The reference's own order, ties included: by characters, with NumPy's default sort.
+            order = np.argsort([-len(text) for text in texts]).tolist()
+            yield from (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+            return
+        # By tokens, longest first (an out-of-memory comes at once), equal lengths side by side.
+        batch: list[int] = []
+        tokens = 0
+        for index in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
+            if batch and tokens + len(ids[index]) > batch_size * TOKENS_PER_TEXT:
+                yield batch
+                batch, tokens = [], 0
+            batch.append(index)
+            tokens += len(ids[index])
+        if batch:
+            yield batch
+
+    def _batch(self, ids: TokenIds, layout: Layout) -> Batch:
+        if layout == "padded":
+            return PaddedBatch.from_ids(ids, self.encoder.config.pad_token_id or 0)
+        return PackedBatch.from_ids(ids)
+
+    def tokens_lost(self, texts: Iterable[str], prompt: str = "") -> dict[int, int]:
+        """Text index → number of tokens that :meth:`encode` would cut off, for the texts it would cut."""
+        return self.tokenizer([prompt + text for text in check_texts(_no_single_text(texts))]).tokens_lost
+
+    def report_truncation(self, tokens_lost: Mapping[int, int], truncation: Truncation, total: int) -> None:
+        """Says which texts are over the limit, as ``truncation`` asks (see :meth:`encode`)."""
+        if not tokens_lost or truncation == "silent":
+            return
+        shown = ", ".join(f"text {i} by {n:,}" for i, n in list(tokens_lost.items())[:5])
+        more = f" and {len(tokens_lost) - 5:,} more" if len(tokens_lost) > 5 else ""
+        message = f"{len(tokens_lost):,} of {total:,} texts are over the limit of {self.max_seq_length} tokens "
+        message += f"({shown}{more}); "
+        if truncation == "error":
+            raise TruncationError(message + "split them, or allow the cut with truncation='warn'.", tokens_lost)
+        message += "the rest of each was cut off and has no effect on its vector."
+        warnings.warn(TruncationWarning(message, tokens_lost), stacklevel=_outside())
+
+    # ---- similarity -----------------------------------------------------------------------------
+
+    def similarity(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Similarity of every pair, ``[n, D]``, ``[m, D]`` → ``[n, m]``, by ``similarity_fn_name``."""
+        return SIMILARITY[self.similarity_fn_name][0](embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
+        """Similarity of the vectors at equal places, ``[n, D]`` twice → ``[n]``."""
+        return SIMILARITY[self.similarity_fn_name][1](embeddings1, embeddings2)
+
+    # ---- several processes ----------------------------------------------------------------------
+
+    def start_multi_process_pool(self, target_devices: Sequence[Device] | None = None) -> Any:
+        """Starts a process for each device, for ``encode(..., pool=pool)``; None: every GPU, or
+        else four processes on the CPU. Usable as a context manager."""
+        from minilm.multi_process import Pool
+
+        return Pool(self, target_devices)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: Any) -> None:
+        """Ends the processes of a pool."""
+        pool.stop()
+
+    # ---- settings -------------------------------------------------------------------------------
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text, ``[CLS]`` and ``[SEP]`` counted; longer texts are cut."""
+        return self.tokenizer.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        most = self.encoder.config.max_position_embeddings
+        if not 2 < value <= most:
+            raise InputError(f"max_seq_length is {value}, expected 3 … {most}")
+        self.tokenizer.max_seq_length = value
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.embeddings.word.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating-point type of the weights."""
+        return self.encoder.embeddings.word.weight.dtype
+
+    def get_embedding_dimension(self) -> int:
+        """The number of dimensions of the vectors that :meth:`encode` gives."""
+        return self._dimension(self.truncate_dim)
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def _dimension(self, truncate_dim: int | None) -> int:
+        return min(truncate_dim or self.encoder.config.hidden_size, self.encoder.config.hidden_size)
+
+    def _check_dim(self, truncate_dim: int | None) -> int | None:
+        if truncate_dim is not None and truncate_dim < 1:
+            raise InputError(f"truncate_dim is {truncate_dim}, expected at least 1")
+        return truncate_dim
+
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+        if prompt is not None:
+            return prompt
+        name = self.default_prompt_name if prompt_name is None else prompt_name
+        if name is not None and name not in self.prompts:
+            raise InputError(f"there is no prompt named {name!r}; there are {sorted(self.prompts)}")
+        return None if name is None else self.prompts[name]
+
+
+def _rows(batch: Batch, output: SentenceOutput, embeddings: Tensor, output_value: OutputValue | None) -> list[Any]:
+    """One item for each text of a batch: its token vectors, or a dict of everything."""
+    tokens = batch.texts(output.token_embeddings)
+    if output_value == "token_embeddings":
+        return tokens
+    return [
+        {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "token_embeddings": hidden,
+            "sentence_embedding": embedding,
+        }
+        for ids, hidden, embedding in zip(batch.texts(batch.input_ids), tokens, embeddings, strict=True)
+    ]
+
+
+def _as_texts(inputs: object) -> tuple[list[str], bool]:
+    """Whatever holds texts → a list of them, and whether it was a single one."""
+    if isinstance(inputs, np.ndarray) and inputs.ndim == 0:
+        inputs = inputs.item()
+    if isinstance(inputs, str):
+        return check_texts([inputs]), True
+    return check_texts(_no_single_text(inputs)), False
+
+
+def _no_single_text(inputs: Any) -> Iterable[object]:
+    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        hint = {"bytes": "decode it first: text.decode()", "str": "put it in a list"}.get(
+            type(inputs).__name__, "give a string, or a list, generator, array or column of strings"
+        )
+        raise TextTypeError(f"found {type(inputs).__name__} in place of texts; {hint}")
+    if isinstance(inputs, np.ndarray) and inputs.ndim > 1:
+        raise TextTypeError(
+            f"found an array of shape {inputs.shape}, expected one dimension of texts; use array.ravel()"
+        )
+    return inputs
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _outside() -> int:
+    """The stack level, for a warning, of the caller outside this package."""
+    import inspect
+
+    package, frame, level = Path(__file__).parent, inspect.currentframe(), 0
+    while frame and (Path(frame.f_code.co_filename).parent == package or "torch" in frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -1,0 +1,132 @@
+"""Text → token ids: WordPiece by the ``tokenizers`` library, the limit, and what it cuts off.
+
+``tokenizer.json`` decides how text is split. all-MiniLM-L6-v2's bakes in a limit of 128 tokens and
+padding to 128; the model's real limit of 256 stands elsewhere (``sentence_bert_config.json``), so
+both settings are switched off and the limit is applied here, where it can be counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+
+from minilm.errors import CheckpointError, TextTypeError
+
+CLS, SEP = "[CLS]", "[SEP]"
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The tokens of some texts.
+
+    Attributes:
+        ids: for each text its token ids, ``[CLS]`` first and ``[SEP]`` last.
+        tokens_lost: text index → number of tokens beyond the limit, for the texts that were cut.
+    """
+
+    ids: list[list[int]]
+    tokens_lost: dict[int, int]
+
+
+class Tokenizer:
+    """Splits texts into the ids that the encoder takes.
+
+    Immutable after construction but for :attr:`max_seq_length`, so threads may share it (a
+    ``tokenizers.Tokenizer`` whose truncation is switched per call fails with "Already borrowed").
+
+    Args:
+        tokenizer: a ``tokenizers.Tokenizer``, as read from a ``tokenizer.json``.
+        max_seq_length: the most tokens of a text, ``[CLS]`` and ``[SEP]`` counted.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, max_seq_length: int):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        cls, sep = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
+        if cls is None or sep is None or tokenizer.encode("").ids != [cls, sep]:
+            raise CheckpointError(
+                "tokenizer.json does not put [CLS] before and [SEP] after a text, which BertModel needs"
+            )
+        self.max_seq_length = max_seq_length
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], max_seq_length: int) -> Tokenizer:
+        """Reads a ``tokenizer.json``."""
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path} does not exist; save the model with a fast tokenizer first")
+        try:
+            tokenizer = tokenizers.Tokenizer.from_file(os.fspath(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"{path} is not a tokenizer that can be read: {error}") from None
+        return cls(tokenizer, max_seq_length)
+
+    def __call__(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Token ids of each text, cut to :attr:`max_seq_length` as the reference cuts:
+        ``[CLS]``, the first ``max_seq_length - 2`` pieces, ``[SEP]``.
+
+        Raises:
+            TextTypeError: a text has a lone surrogate, which no UTF-8 text can have.
+        """
+        try:
+            encodings = self._tokenizer.encode_batch_fast(texts)
+        except TypeError:  # the library does not say which text, nor why
+            check_texts(texts)
+            raise
+        ids, lost = [], {}
+        for index, encoding in enumerate(encodings):
+            row = encoding.ids
+            if len(row) > self.max_seq_length:
+                lost[index] = len(row) - self.max_seq_length
+                row = row[: self.max_seq_length - 1] + row[-1:]
+            ids.append(row)
+        return TokenizedTexts(ids, lost)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of pieces, special tokens included."""
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The word pieces behind token ids, e.g. ``["[CLS]", "token", "##ize", "[SEP]"]``."""
+        return [self._tokenizer.id_to_token(i) or "" for i in ids]
+
+    def to_json(self) -> str:
+        """The content of a ``tokenizer.json`` with the same pieces."""
+        return self._tokenizer.to_str(pretty=True)
+
+
+def check_texts(texts: Iterable[object]) -> list[str]:
+    """The texts as a list of ``str``.
+
+    Raises:
+        TextTypeError: an item is not a string, or holds a lone surrogate; names the item.
+    """
+    checked = []
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            hint = {
+                "bytes": " Decode it first: text.decode().",
+                "NoneType": " Drop it, or put an empty string in its place.",
+                "float": " A missing value of a table is a float (nan); drop it or fill it.",
+                "list": " Lists of lists are not supported; flatten the list.",
+            }.get(type(text).__name__, "")
+            raise TextTypeError(f"text {index} is {_short(text)}, expected a string.{hint}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise TextTypeError(
+                f"text {index} has a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
+                "which is half a character. Clean it first, e.g. text.encode(errors='replace').decode()."
+            ) from None
+        checked.append(str(text))  # numpy.str_ becomes str
+    return checked
+
+
+def _short(value: object, most: int = 40) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= most else shown[:most] + '…'}"

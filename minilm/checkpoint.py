@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -139,6 +140,11 @@ class TensorInfo:
     norm: float
     sha256: str
     used: bool
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
 
 
 def inspect_tensors(path: str | os.PathLike[str]) -> list[TensorInfo]:

@@ -104,7 +104,8 @@ class SelfAttention(nn.Module):
                 context, p = attend_by_hand(q, k, v, mask, dropout)
                 probabilities.append(p)
             else:
-                context = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+                # The scale is stated because the kernel's own, 1 / √d, is another float64 number.
+                context = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self.heads[1] ** -0.5)
             contexts.append(context.transpose(1, 2))  # [B, H, T, d] → [B, T, H, d]
         context = batch.join(contexts).flatten(-2)  # [..., H, d] → [..., D]
         return self.output(context), probabilities
@@ -127,7 +128,7 @@ def attend_by_hand(
         The context ``[B, H, T, d]`` and the probabilities ``[B, H, T, T]``; each row of these sums
         to 1 before dropout.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # [B, H, T, T]
+    scores = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5  # [B, H, T, T]
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     probabilities = scores.softmax(dim=-1)

@@ -77,6 +77,7 @@ class SentenceEncoder(nn.Module):
 
     Attributes:
         max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
+        unused_tensors: what the checkpoint had beside the encoder; saved again as it came.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class SentenceEncoder(nn.Module):
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
-        self._ignored_tensors: dict[str, Tensor] = {}
+        self.unused_tensors: dict[str, Tensor] = {}
         self._tokenizer_files: dict[str, bytes] = {}
         self._resolve_prompt(None, default_prompt_name)
 
@@ -157,7 +158,7 @@ class SentenceEncoder(nn.Module):
             similarity_fn_name=similarity_fn_name or pipeline.similarity_fn_name,
             truncate_dim=truncate_dim,
         )
-        model._ignored_tensors = ignored
+        model.unused_tensors = ignored
         model._tokenizer_files = pipeline.tokenizer_files
         return model.eval().to(device or _best_device())
 
@@ -179,7 +180,7 @@ class SentenceEncoder(nn.Module):
             similarity_fn_name=self.similarity_fn_name,
             tokenizer_files=self._tokenizer_files,
         )
-        model_folder.write_folder(folder, pipeline, self.encoder, self.tokenizer, self._ignored_tensors)
+        model_folder.write_folder(folder, pipeline, self.encoder, self.tokenizer, self.unused_tensors)
 
     # ---- text → vector, one step after the other ------------------------------------------------
 

@@ -1,0 +1,55 @@
+"""The command line: ``minilm COMMAND …``. Each command is a module with ``add_arguments`` and ``run``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import minilm
+from minilm.errors import MinilmError
+
+COMMANDS = {
+    "encode": ("minilm.commands.encode", "turn texts into vectors, in a file"),
+    "similarity": ("minilm.commands.similarity", "how similar texts are"),
+    "search": ("minilm.commands.search", "find the nearest passages of text files"),
+    "inspect": ("minilm.commands.inspect", "list the tensors of a checkpoint"),
+    "verify": ("minilm.commands.verify", "check the weights, and the parity with sentence-transformers"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit status: 0, 1 when a check failed, 2 for what cannot be done."""
+    parser = argparse.ArgumentParser(prog="minilm", description="all-MiniLM-L6-v2, taken apart.")
+    parser.add_argument("--version", action="version", version=f"minilm {minilm.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, help_text) in COMMANDS.items():
+        command = importlib.import_module(module)
+        subparser = subparsers.add_parser(
+            name,
+            help=help_text,
+            description=command.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    parsed = parser.parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, e.g. head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (MinilmError, OSError) as error:
+        print(f"minilm {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"minilm {parsed.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from minilm.sentence_encoder import SentenceEncoder
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--model``, ``--device`` and ``--dtype``."""
+    parser.add_argument(
+        "--model", metavar="MODEL", help="a folder, or a model's name on the hub (default: all-MiniLM-L6-v2)"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best there is)")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the computation (default: the checkpoint's)")
+
+
+def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``SentenceEncoder.encode``, under their names."""
+    parser.add_argument("--batch-size", type=int, default=32, help="texts at a time; packed: 64 tokens for each")
+    parser.add_argument(
+        "--layout",
+        choices=("packed", "padded"),
+        default="packed",
+        help="packed is fast; padded gives the reference's bits",
+    )
+    parser.add_argument(
+        "--truncation",
+        choices=("warn", "error", "silent"),
+        default="warn",
+        help="what to do about texts over the model's limit of tokens",
+    )
+    parser.add_argument("--prompt", help="text to put before each text")
+    parser.add_argument("--prompt-name", help="the model's prompt of this name, to put before each text")
+
+
+def load_model(args: argparse.Namespace) -> SentenceEncoder:
+    """The model that :func:`add_model_arguments` describes."""
+    return SentenceEncoder.from_pretrained(
+        args.model, device=args.device, dtype=DTYPES[args.dtype] if args.dtype else None
+    )
+
+
+def encode_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments for ``SentenceEncoder.encode`` that :func:`add_encode_arguments` collected."""
+    return {name: getattr(args, name) for name in ("batch_size", "layout", "truncation", "prompt", "prompt_name")}

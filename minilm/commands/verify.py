@@ -1,0 +1,104 @@
+"""Checks a model, and shows each check on a line:
+
+  files     every file's SHA-256 against the published one (all-MiniLM-L6-v2)
+  tensors   names, shapes and types as config.json says; no NaN, no infinity
+  layouts   the packed layout gives the padded one's vectors
+  parity    sentence-transformers gives the same bits, where it is installed
+
+The exit status is 1 when a check fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from minilm import hub
+from minilm.errors import CheckpointError
+from minilm.layouts import Layout
+from minilm.parity import TEXTS, compare_encode, load_reference
+from minilm.sentence_encoder import SentenceEncoder
+from minilm.tolerances import PACKED_FLOAT32
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table. ``result`` is "ok", "FAILED", or "-" where nothing was compared."""
+
+    check: str
+    found: str
+    result: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("model", nargs="?", help="a folder, or a model's name on the hub (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    folder = hub.find_model(args.model)
+    checks = []
+    if not args.json:
+        print(folder)
+    for check in _checks(folder, published=args.model is None or args.model in hub.ALIASES):
+        checks.append(check)
+        if args.json:
+            print(json.dumps(asdict(check)), flush=True)
+        else:
+            print(f"{check.check:44}  {check.found:64}  {check.result}", flush=True)
+    return int(any(check.result == "FAILED" for check in checks))
+
+
+def _checks(folder: Path, published: bool) -> Iterator[Check]:
+    for file in hub.check_files(folder):
+        result = _judge(file.ok) if published else ("published" if file.ok else "-")
+        yield Check(f"file {file.name}", file.found, result)
+        if result == "FAILED":
+            yield Check("  published", file.expected, "")
+    try:
+        model = SentenceEncoder.from_pretrained(folder, device="cpu", dtype=torch.float32)
+    except CheckpointError as error:
+        yield Check("tensors", str(error), "FAILED")
+        return
+    parameters = dict(model.encoder.named_parameters())
+    count = sum(parameter.numel() for parameter in parameters.values())
+    finite = all(bool(parameter.isfinite().all()) for parameter in parameters.values())
+    aside = f", {n} others left aside" if (n := len(model.unused_tensors)) else ""
+    yield Check("tensors", f"{len(parameters)} used{aside}; {count:,} parameters", _judge(finite))
+
+    threads = torch.get_num_threads()
+    texts = list(TEXTS)
+    padded = model.encode(texts, layout="padded", truncation="silent")
+    packed = model.encode(texts, layout="packed", truncation="silent")
+    largest = float(abs(padded - packed).max())
+    yield Check(
+        "layouts, packed against padded", f"largest difference {largest:.1e}", _judge(largest <= PACKED_FLOAT32)
+    )
+    if importlib.util.find_spec("sentence_transformers") is None:
+        yield Check("parity with sentence-transformers", "not installed: pip install 'minilm[reference]'", "-")
+        return
+    reference = load_reference(folder, torch.float32)
+    import sentence_transformers
+
+    versus = f"{{}} {sentence_transformers.__version__}"
+    theirs = reference.preprocess(texts)["input_ids"].tolist()
+    ours = model.tokenize(texts).input_ids.tolist()
+    yield Check(versus.format("token ids, sentence-transformers"), f"{len(texts)} texts", _judge(theirs == ours))
+    layouts: tuple[Layout, ...] = ("padded", "packed")
+    for layout in layouts:
+        parity = compare_encode(model, reference, texts, layout)
+        equal = parity.equal_rows == parity.rows if layout == "padded" else parity.largest <= PACKED_FLOAT32
+        found = f"{parity.equal_rows} of {parity.rows} rows bit-equal, largest difference {parity.largest:.1e}"
+        yield Check(f"{layout} vectors at {threads} thread(s)", found, _judge(equal))
+
+
+def _judge(ok: bool) -> str:
+    return "ok" if ok else "FAILED"

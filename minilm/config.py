@@ -8,6 +8,7 @@ one value that this encoder implements (``_FIXED``), or it says nothing about th
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,16 @@ from typing import Any
 from minilm.errors import CheckpointError
 
 ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
+DTYPES = ("float32", "float16", "bfloat16", "float64")
 
-# Fields that would change the computation, with the values under which they do not.
+LARGEST_SIZE = 2**24  # beyond any BERT; a hostile file must not overflow the arithmetic of shapes
+
+# Fields that would change the computation, with the values that are supported. The loader honours
+# dtype (:func:`stated_dtype`); all other values here leave the computation as it is.
 _FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",),
+    "dtype": (*DTYPES, None),
+    "torch_dtype": (*DTYPES, None),
     "architectures": (["BertModel"], None),
     "position_embedding_type": ("absolute",),
     "is_decoder": (False,),
@@ -28,16 +35,18 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "chunk_size_feed_forward": (0,),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
+    "attn_implementation": ("sdpa", None),
+    "_attn_implementation": ("sdpa", None),
 }
 
 # Fields that describe the file, another library's behaviour, or heads that an encoder lacks.
 _DESCRIPTIVE = frozenset(
     """
-    _name_or_path name_or_path transformers_version dtype torch_dtype use_cache
+    _name_or_path name_or_path transformers_version use_cache
     gradient_checkpointing classifier_dropout tie_word_embeddings bos_token_id eos_token_id
     sep_token_id output_attentions output_hidden_states return_dict id2label label2id
-    problem_type finetuning_task task_specific_params directionality attn_implementation
-    _attn_implementation tokenizer_class unk_token_id cls_token_id mask_token_id
+    problem_type finetuning_task task_specific_params directionality
+    tokenizer_class unk_token_id cls_token_id mask_token_id
     """.split()
 )
 
@@ -74,14 +83,14 @@ class EncoderConfig:
     def from_dict(cls, values: Mapping[str, Any], source: str = "config.json") -> EncoderConfig:
         """Builds the configuration from the content of a ``config.json``.
 
-        Sizes must be stated; the other fields fall back to ``BertConfig``'s defaults, as they do in
-        transformers. ``source`` names the file in errors.
+        The model's type and sizes must be stated; the other fields fall back to ``BertConfig``'s
+        defaults, as they do in transformers. ``source`` names the file in errors.
         """
-        honoured = {field.name: field for field in dataclasses.fields(cls)}
+        honoured = [field.name for field in dataclasses.fields(cls)]
         for name, allowed in _FIXED.items():
             if name in values and values[name] not in allowed:
                 raise CheckpointError(
-                    f"{source}: {name} is {values[name]!r}, but only {allowed[0]!r} is supported. "
+                    f"{source}: {name} is {values[name]!r}, supported: {', '.join(map(repr, allowed))}. "
                     "minilm runs BertModel encoders with absolute positions."
                 )
         if unknown := sorted(set(values) - set(honoured) - set(_FIXED) - _DESCRIPTIVE):
@@ -89,8 +98,10 @@ class EncoderConfig:
                 f"{source}: unknown field(s) {', '.join(unknown)}. minilm honours or refuses every "
                 "field; remove them if they do not change what the model computes."
             )
-        sizes = [name for name, field in honoured.items() if name.endswith(("_size", "_layers", "_heads"))]
-        if missing := [name for name in sizes if name not in values and name != "type_vocab_size"]:
+        sizes = [
+            name for name in honoured if name.endswith(("_size", "_layers", "_heads")) and name != "type_vocab_size"
+        ]
+        if missing := [name for name in ("model_type", *sizes) if name not in values]:
             raise CheckpointError(f"{source}: missing field(s) {', '.join(missing)}")
         try:
             return cls(**{name: values[name] for name in honoured if name in values})
@@ -118,14 +129,20 @@ class EncoderConfig:
                 if not (_is_number(value) and 0 <= value < 1):
                     raise CheckpointError(f"{name} is {value!r}, expected a number in [0, 1)")
             elif name in ("initializer_range", "layer_norm_eps"):
-                if not (_is_number(value) and value > 0):
+                if not (_is_number(value) and 0 < value < math.inf):
                     raise CheckpointError(f"{name} is {value!r}, expected a positive number")
-            elif not (_is_int(value) and value > 0):
-                raise CheckpointError(f"{name} is {value!r}, expected a positive whole number")
+            elif not (_is_int(value) and 0 < value <= LARGEST_SIZE):
+                raise CheckpointError(f"{name} is {value!r}, expected a whole number in 1 … {LARGEST_SIZE:,}")
         if self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+
+
+def stated_dtype(values: Mapping[str, Any]) -> str | None:
+    """The floating-point type that a ``config.json`` asks for, in which transformers loads the
+    weights whatever type they are stored in; None when it asks for none."""
+    return values.get("dtype") or values.get("torch_dtype")
 
 
 def _is_int(value: object) -> bool:

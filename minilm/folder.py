@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from minilm.checkpoint import WEIGHTS_FILE, read_json, save_encoder
-from minilm.config import EncoderConfig
+from minilm.config import EncoderConfig, stated_dtype
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError
 from minilm.tokens import Tokenizer
@@ -41,6 +42,7 @@ class Pipeline:
 
     Attributes:
         transformer_dir: where config.json, the weights and the tokenizer lie.
+        dtype: the floating-point type that config.json asks for; None: that of the weights.
         tokenizer_files: content of those of :data:`TOKENIZER_FILES` that are there.
     """
 
@@ -48,6 +50,7 @@ class Pipeline:
     transformer_dir: Path
     max_seq_length: int
     normalize: bool
+    dtype: torch.dtype | None = None
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
@@ -71,7 +74,9 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
             "supported is Transformer → Pooling, with Normalize after it or not"
         )
     inside = _contained(folder, paths[0])
-    config = EncoderConfig.from_dict(_object(inside / "config.json"), str(inside / "config.json"))
+    values = _object(inside / "config.json")
+    config = EncoderConfig.from_dict(values, str(inside / "config.json"))
+    dtype = stated_dtype(values)
     _check_pooling(_contained(folder, paths[1]) / "config.json", config.hidden_size)
     if len(paths) == 3:
         _check_normalize(_contained(folder, paths[2]) / "config.json")
@@ -83,6 +88,7 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
         transformer_dir=inside,
         max_seq_length=_max_seq_length(inside, tokenizer_config, config),
         normalize=len(paths) == 3,
+        dtype=getattr(torch, dtype) if dtype else None,
         tokenizer_files={n: (inside / n).read_bytes() for n in TOKENIZER_FILES if (inside / n).is_file()},
         **_check_settings(folder / "config_sentence_transformers.json", settings),
     )

@@ -134,7 +134,7 @@ class SentenceEncoder(nn.Module):
             model_name_or_path: None for all-MiniLM-L6-v2, verified against its published hashes; or
                 a folder in sentence-transformers' format; or a model id of the hub.
             device: where to put it; None takes CUDA, then MPS, then the CPU.
-            dtype: floating-point type; None keeps the checkpoint's.
+            dtype: floating-point type; None takes the one that config.json states, or else the weights'.
             prompts, default_prompt_name, similarity_fn_name: override what the folder says.
             truncate_dim: keep only the first dimensions of each vector.
             cache_folder, revision, local_files_only, token: see :func:`minilm.hub.find_model`.
@@ -148,7 +148,9 @@ class SentenceEncoder(nn.Module):
         model_folder.check_links(path)
         pipeline = model_folder.read_folder(path)
         tokenizer = Tokenizer.from_file(pipeline.transformer_dir / "tokenizer.json", pipeline.max_seq_length)
-        encoder, ignored = load_encoder(pipeline.transformer_dir / WEIGHTS_FILE, pipeline.config, dtype)
+        encoder, ignored = load_encoder(
+            pipeline.transformer_dir / WEIGHTS_FILE, pipeline.config, dtype or pipeline.dtype
+        )
         model = cls(
             encoder,
             tokenizer,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,6 +78,11 @@ def load_encoder(
             of another type than the rest.
     """
     tensors = read_tensors(path)
+    if config.num_hidden_layers > len(tensors):  # before a hostile number of layers is built
+        raise CheckpointError(
+            f"{path} has {len(tensors):,} tensors in all, but config.json's num_hidden_layers is "
+            f"{config.num_hidden_layers:,}"
+        )
     with torch.device("meta"):  # shapes without memory: no time lost on random weights, no RNG moved
         encoder = Encoder(config).eval()
     names = their_names(config)
@@ -168,7 +174,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and for endless numbers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, (dict, list)):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected an object or a list")
@@ -183,7 +189,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     one, also after a crash. After an error the old file stands and the temporary one is gone.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random, so that neither another thread nor another user can have the same name in mind.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with open(temporary, "rb+") as file:

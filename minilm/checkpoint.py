@@ -174,6 +174,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and for endless numbers
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, (dict, list)):

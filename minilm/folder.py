@@ -10,6 +10,7 @@ No module that a folder names is ever imported, and no path leaves the folder.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minilm.checkpoint import WEIGHTS_FILE, read_json, save_encoder
+from minilm.checkpoint import WEIGHTS_FILE, atomic_path, read_json, save_encoder
 from minilm.config import EncoderConfig, stated_dtype
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError
@@ -32,6 +33,17 @@ SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 
 # Files that describe the tokenizer to other libraries; kept as they came and written back.
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+
+# Every file that is ever read, in the folder or in that of a module.
+FILES = (
+    "modules.json",
+    "config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+    "tokenizer.json",
+    WEIGHTS_FILE,
+    *TOKENIZER_FILES,
+)
 
 _LEGACY_TYPE = "sentence_transformers.models."
 
@@ -67,7 +79,7 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
     folder = Path(path)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
-    kinds, paths = _read_modules(folder)
+    kinds, paths = _read_modules(_contained(folder, ""))
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise CheckpointError(
             f"{folder / 'modules.json'}: the pipeline is {' → '.join(kinds) or 'empty'}, "
@@ -105,7 +117,9 @@ def write_folder(
 
     All files are written under a temporary name first and put in place when every one of them is
     on the disk: a new folder appears whole or not at all. In a folder that exists, files of the
-    same names are replaced, the weights last, and others are left alone.
+    same names are replaced one after the other, the weights last, and others are left alone: should
+    the machine stop between two of them, the folder has files of both models, and the loader refuses
+    it if their shapes differ. To be safe from that, save into a new folder.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; what was there is unchanged.
@@ -118,12 +132,12 @@ def write_folder(
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     staging.chmod(0o777 & ~_umask())
     try:
-        for name, content in _json_files(pipeline).items():
+        texts = {name: json.dumps(content, indent=2) + "\n" for name, content in _json_files(pipeline).items()}
+        texts["tokenizer.json"] = tokenizer.to_json()
+        for name, data in ({n: text.encode() for n, text in texts.items()} | pipeline.tokenizer_files).items():
             (staging / name).parent.mkdir(exist_ok=True)
-            (staging / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for name, data in pipeline.tokenizer_files.items():
-            (staging / name).write_bytes(data)
-        (staging / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+            with atomic_path(staging / name) as file:
+                file.write_bytes(data)
         save_encoder(staging / WEIGHTS_FILE, encoder, ignored_tensors)
         _put_in_place(staging, target)
     finally:
@@ -137,10 +151,12 @@ def _put_in_place(staging: Path, target: Path) -> None:
     except OSError:
         if not target.is_dir():
             raise
-    files = [p for p in staging.rglob("*") if p.is_file()]
-    for file in sorted(files, key=lambda p: p.name == WEIGHTS_FILE):
-        final = target / file.relative_to(staging)
+    files = {file: target / file.relative_to(staging) for file in staging.rglob("*") if file.is_file()}
+    for final in files.values():  # whatever is in the way is found before anything is replaced
         final.parent.mkdir(exist_ok=True)
+        if final.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "there is a folder where a file is to be written", str(final))
+    for file, final in sorted(files.items(), key=lambda item: item[0].name == WEIGHTS_FILE):
         os.replace(file, final)
 
 
@@ -191,37 +207,35 @@ def _read_modules(folder: Path) -> tuple[list[str], list[str]]:
         if extra := {k: v for k, v in module.items() if k not in ("idx", "name", "path", "type") and v}:
             raise CheckpointError(f"{file}: unsupported settings of a module: {extra}")
         package, _, kind = module["type"].rpartition(".")
-        kinds.append(kind if package.partition(".")[0] == "sentence_transformers" else module["type"])
+        kinds.append(kind if package.partition(".")[0] == "sentence_transformers" else f"unknown {module['type']}")
         paths.append(module["path"])
     return kinds, paths
 
 
 def _contained(folder: Path, relative: str) -> Path:
-    """``folder / relative``, refused when it would leave the folder."""
+    """``folder / relative``, refused when it, or a file in it that would be read, leaves the folder."""
     pure = PurePosixPath(relative.replace("\\", "/"))
-    inside = folder / pure
     if (
         pure.is_absolute()
         or Path(relative).is_absolute()
         or ".." in pure.parts
-        or not inside.resolve().is_relative_to(folder.resolve())
+        or "\0" in relative
+        or not _resolved(folder / pure).is_relative_to(_resolved(folder))
     ):
         raise CheckpointError(
             f"{folder / 'modules.json'}: the path {relative!r} leaves the folder; nothing outside it is read"
         )
-    return inside
-
-
-def check_links(folder: Path) -> None:
-    """Refuses symbolic links that point out of a model folder.
-
-    The hub's cache is the one exception: there ``snapshots/REVISION/*`` link to ``blobs/*``.
-    """
-    blobs = folder.resolve().parent.parent / "blobs"
-    for file in folder.rglob("*"):
-        target = file.resolve()
-        if not (target.is_relative_to(folder.resolve()) or target.parent == blobs):
+    # The hub's cache is the one exception: there snapshots/REVISION/* link to blobs/*.
+    blobs = _resolved(folder).parent.parent / "blobs"
+    for file in (folder / pure / name for name in FILES):
+        target = _resolved(file)
+        if not (target.is_relative_to(_resolved(folder)) or target.parent == blobs):
             raise CheckpointError(f"{file} is a link to {target}, outside its folder; nothing outside is read")
+    return folder / pure
+
+
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises for a link to itself
 
 
 def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: EncoderConfig) -> int:
@@ -242,7 +256,9 @@ def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: E
     limit = settings.get("max_seq_length")
     if limit is None:
         # The new form keeps the limit here. Without one, transformers writes 1e30 for "no limit".
-        limit = min(tokenizer_config.get("model_max_length", 10**30), config.max_position_embeddings)
+        limit = tokenizer_config.get("model_max_length", 10**30)
+        if isinstance(limit, (int, float)) and limit > config.max_position_embeddings:
+            limit = config.max_position_embeddings
     if not isinstance(limit, int) or isinstance(limit, bool) or not 2 < limit <= config.max_position_embeddings:
         raise CheckpointError(
             f"{inside}: the limit of tokens is {limit!r}, expected 3 … {config.max_position_embeddings} "
@@ -253,14 +269,11 @@ def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: E
 
 def _check_pooling(file: Path, hidden_size: int) -> None:
     settings = _object(file)
-    modes = {"mean"}
-    if "pooling_mode" in settings:
-        mode = settings["pooling_mode"]
-        modes = {mode} if isinstance(mode, str) else set(map(str, mode or ["nothing"]))
-    elif flags := {k: v for k, v in settings.items() if k.startswith("pooling_mode_")}:
-        modes = {k.removeprefix("pooling_mode_") for k, on in flags.items() if on} or {"mean_tokens"}
-    if not modes <= {"mean", "mean_tokens"}:
-        raise CheckpointError(f"{file}: pooling by {', '.join(sorted(modes))}; supported is mean alone")
+    # The new form wins over the legacy flags; without either, or with none of the flags set, it is the mean.
+    flags = [k.removeprefix("pooling_mode_") for k, on in settings.items() if k.startswith("pooling_mode_") and on]
+    modes = settings.get("pooling_mode", flags or "mean")
+    if modes not in ("mean", ["mean"], ["mean_tokens"]):
+        raise CheckpointError(f"{file}: pooling by {modes!r}; supported is 'mean' alone")
     size = settings.get("embedding_dimension", settings.get("word_embedding_dimension", hidden_size))
     if size != hidden_size:
         raise CheckpointError(f"{file}: the dimension is {size!r}, but config.json's hidden_size is {hidden_size}")
@@ -284,8 +297,9 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(prompts, dict) or not all(isinstance(p, str | None) for p in prompts.values()):
         raise CheckpointError(f"{file}: prompts is {prompts!r}, expected names and texts")
     default, similarity = settings.get("default_prompt_name"), settings.get("similarity_fn_name") or "cosine"
-    if default is not None and default not in prompts:
-        raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {sorted(prompts)}")
+    names = ["query", "document", *prompts]  # the first two always exist, if only as empty texts
+    if default is not None and default not in names:
+        raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {', '.join(names)}")
     if similarity not in SIMILARITY_FUNCTIONS:
         raise CheckpointError(f"{file}: similarity_fn_name is {similarity!r}, supported are {SIMILARITY_FUNCTIONS}")
     return {
@@ -326,7 +340,8 @@ def _normalizer(inside: Path) -> Mapping[str, Any]:
 
 
 def _expect(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:
-    """Refuses a setting that has another value than the one in ``only``, or that is not known."""
+    """Refuses a setting that has another value than the one in ``only``, or that is not known (unless
+    it is switched off: null, false, 0 or empty)."""
     for name, value in settings.items():
         if name in only and value != only[name]:
             raise CheckpointError(f"{file}: {name} is {value!r}, supported is {only[name]!r}")

@@ -145,7 +145,6 @@ class SentenceEncoder(nn.Module):
             CheckpointError: the folder is broken or holds another kind of model.
         """
         path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
-        model_folder.check_links(path)
         pipeline = model_folder.read_folder(path)
         tokenizer = Tokenizer.from_file(pipeline.transformer_dir / "tokenizer.json", pipeline.max_seq_length)
         encoder, ignored = load_encoder(
@@ -166,7 +165,7 @@ class SentenceEncoder(nn.Module):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that sentence-transformers and :meth:`from_pretrained` load, to the same
-        bits. The folder appears whole or not at all.
+        bits. A new folder appears whole or not at all; in one that exists the files are replaced.
 
         Raises:
             OSError: the disk is full or may not be written; what was there is unchanged.

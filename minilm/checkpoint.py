@@ -99,19 +99,26 @@ def load_encoder(
 
 
 def save_encoder(path: str | os.PathLike[str], encoder: Encoder, ignored: Mapping[str, Tensor] | None = None) -> None:
-    """Writes an encoder, and the tensors that :func:`load_encoder` set aside, under their names."""
+    """Writes an encoder, and the tensors that :func:`load_encoder` set aside, under their names.
+
+    Where there are none, the pooler is written as zeros: transformers' ``BertModel`` has that head,
+    which no sentence embedding uses, and warns of newly initialised weights when a file lacks it.
+    """
     names = their_names(encoder.config)
+    D, word = encoder.config.hidden_size, encoder.embeddings.word.weight
+    pooler = {"pooler.dense.weight": word.new_zeros(D, D), "pooler.dense.bias": word.new_zeros(D)}
+    others = {name: tensor.detach().cpu() for name, tensor in {**pooler, **(ignored or {})}.items()}
     tensors = {names[ours]: p.detach().cpu().contiguous() for ours, p in encoder.named_parameters()}
     # Sorted by safetensors itself: the same weights always give the same file.
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors | dict(ignored or {}), temporary, metadata={"format": "pt"})
+        safetensors.torch.save_file(tensors | others, temporary, metadata={"format": "pt"})
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 
     Raises:
-        CheckpointError: the file is missing, empty, cut short or not safetensors.
+        CheckpointError: the file is missing, may not be read, is empty, cut short or not safetensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -122,12 +129,16 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             hint = " There is an index of several files (shards); save the model into one file first."
         raise CheckpointError(f"{path} does not exist.{hint}")
     try:
+        with open(path, "rb"):  # safetensors calls a file that may not be read missing
+            pass
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, UnicodeError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. Fetch it again."
         ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,8 @@ class SentenceEncoder(nn.Module):
         super().__init__()
         if tokenizer.vocab_size > encoder.config.vocab_size:
             raise InputError(
-                f"the tokenizer has {tokenizer.vocab_size} pieces, but the encoder has vectors for "
-                f"{encoder.config.vocab_size}"
+                f"the tokenizer's ids go up to {tokenizer.vocab_size - 1}, but the encoder has vectors for "
+                f"{encoder.config.vocab_size} ids"
             )
         if similarity_fn_name not in SIMILARITY:
             raise InputError(f"similarity_fn_name is {similarity_fn_name!r}, expected one of {', '.join(SIMILARITY)}")

@@ -88,8 +88,9 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of pieces, special tokens included."""
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        """One more than the largest id, special tokens included; the number of pieces where no id
+        is left out."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The word pieces behind token ids, e.g. ``["[CLS]", "token", "##ize", "[SEP]"]``."""

@@ -210,6 +210,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
+        if getattr(error, "filename", None) not in (None, str(temporary)):
+            raise  # about another file than this one
         raise _clearer(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -217,7 +219,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def _clearer(error: Exception, path: Path) -> Exception:
     """Names the file, and the disk when it is the disk's fault, which the libraries do not."""
-    reason = str(error)
+    reason = getattr(error, "strerror", None) or str(error)
     if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in reason:
         reason = "no space left on the disk"
     return OSError(getattr(error, "errno", None) or errno.EIO, f"cannot write {path}: {reason}; nothing was changed")

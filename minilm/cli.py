@@ -43,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, e.g. head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (MinilmError, OSError) as error:
+    except MinilmError as error:
         print(f"minilm {parsed.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        about = f"{error.filename}: " if error.filename else ""
+        print(f"minilm {parsed.command}: {about}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"minilm {parsed.command}: interrupted", file=sys.stderr)

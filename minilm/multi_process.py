@@ -8,8 +8,12 @@ stays on its device, and processes on the CPU divide the cores among themselves.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import os
+import pickle
 import queue
+import threading
 import warnings
 from collections.abc import Sequence
 from types import TracebackType
@@ -31,6 +35,9 @@ _ALIVE_CHECK_SECONDS = 1.0
 class Pool:
     """Processes that encode, one for each device. A context manager; or call :meth:`stop`.
 
+    Threads may share it: one call of ``encode`` has it at a time. The processes end with the one
+    that started them, also when that is killed.
+
     Args:
         model: what they encode with, as it is now.
         target_devices: None for every GPU, or else four processes on the CPU.
@@ -49,6 +56,8 @@ class Pool:
         context = multiprocessing.get_context("spawn")  # a forked copy of a threaded process can hang
         self.input: Any = context.Queue()
         self.output: Any = context.Queue()
+        self.lock = threading.Lock()
+        self.calls = itertools.count()
         self.processes = [
             context.Process(target=_work, args=(shared, device, threads, self.input, self.output), daemon=True)
             for device in devices
@@ -99,16 +108,33 @@ def encode_in_pool(
         with Pool(model, devices) as temporary:
             return encode_in_pool(model, texts, temporary, None, chunk_size, show_progress_bar, options)
 
+    with pool.lock:
+        ordered = _encode(model, texts, pool, chunk_size, show_progress_bar, options)
+    if options["output_value"] == "sentence_embedding":
+        return torch.cat(ordered)
+    return [row for chunk in ordered for row in chunk]
+
+
+def _encode(
+    model: SentenceEncoder,
+    texts: list[str],
+    pool: Pool,
+    chunk_size: int | None,
+    show_progress_bar: bool | None,
+    options: dict[str, Any],
+) -> list[Any]:
+    """The rows of each chunk, in the order of the texts."""
+    call = next(pool.calls)  # what an interrupted call left behind must not pass for this one's
     even = math.ceil(len(texts) / len(pool.processes) / 10)
     size = chunk_size or max(1, min(even, MOST_TEXTS_IN_A_CHUNK))
     starts = range(0, len(texts), size)
     for start in starts:
-        pool.input.put((start, texts[start : start + size], options))
+        pool.input.put((call, start, texts[start : start + size], options))
     chunks: dict[int, Any] = {}
     tokens_lost: dict[int, int] = {}
     with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
         while len(chunks) < len(starts):
-            start, chunks[start], lost = _next_result(pool)
+            start, chunks[start], lost = _next_result(pool, call)
             tokens_lost |= {start + index: count for index, count in lost.items()}
             bar.update(min(size, len(texts) - start))
     model.report_truncation(dict(sorted(tokens_lost.items())), options["truncation"], len(texts))
@@ -116,32 +142,33 @@ def encode_in_pool(
     for chunk in ordered:
         if isinstance(chunk, Exception):
             raise chunk
-    if options["output_value"] == "sentence_embedding":
-        return torch.cat(ordered)
-    return [row for chunk in ordered for row in chunk]
+    return ordered
 
 
-def _next_result(pool: Pool) -> tuple[int, Any, dict[int, int]]:
+def _next_result(pool: Pool, call: int) -> tuple[int, Any, dict[int, int]]:
     """Where a chunk starts, its rows or the error it ended with, and the tokens lost in it."""
     while True:
         try:
-            start, rows, tokens_lost = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
-            return start, rows, tokens_lost
+            made_for, start, rows, tokens_lost = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
+            if made_for == call:
+                return start, pickle.loads(rows), tokens_lost
         except queue.Empty:
             if dead := [p for p in pool.processes if not p.is_alive()]:
                 codes = ", ".join(f"process {p.pid} with exit code {p.exitcode}" for p in dead)
                 raise RuntimeError(
                     f"{len(dead)} of {len(pool.processes)} encoding processes died ({codes}); "
-                    "out of memory is the usual cause. Stop the pool and start a smaller one."
+                    "the usual causes are too little memory, for which a smaller pool helps, and a script "
+                    "that does its work outside `if __name__ == '__main__':`, which each process runs again."
                 ) from None
 
 
 def _work(model: SentenceEncoder, device: torch.device, threads: int, source: Any, sink: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if device.type == "cpu":
         torch.set_num_threads(threads)
     model.to(device)
     while True:
-        start, texts, options = source.get()
+        call, start, texts, options = source.get()
         tokens_lost: dict[int, int] = {}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", TruncationWarning)
@@ -154,12 +181,20 @@ def _work(model: SentenceEncoder, device: torch.device, threads: int, source: An
         for warning in caught:
             if isinstance(warning.message, TruncationWarning):
                 tokens_lost = warning.message.tokens_lost
-        sink.put((start, rows, tokens_lost))
+        # Pickled here, because a queue sends each tensor as an open file, and those run out.
+        sink.put((call, start, pickle.dumps(rows), tokens_lost))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
 
 
 def _to_cpu(rows: Any) -> Any:
     if isinstance(rows, torch.Tensor):
-        return rows.cpu()
+        return rows.cpu().clone()  # of a view, all that it looks into would be pickled
     if isinstance(rows, dict):
         return {name: _to_cpu(value) for name, value in rows.items()}
     return [_to_cpu(row) for row in rows]

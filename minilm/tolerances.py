@@ -18,3 +18,6 @@ ATTENTION_BY_HAND = 1e-13
 # float32 against vectors stored from a float64 computation, on vectors of length 1: the whole
 # rounding error of a forward pass, on any processor. Measured 3e-7 with AVX-512.
 GOLDEN_FLOAT32 = 2e-6
+
+# Numbers of the README that were printed with three or four digits: one step of the last one.
+PRINTED = 1.1e-3

@@ -1,0 +1,95 @@
+"""The README says what is true: its snippets run and print what stands there, its commands work, its
+map names every file."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilm.tolerances import PRINTED
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def same_but_for_rounding(found: str, stated: str) -> bool:
+    """Whether two texts agree word for word, numbers to the last printed digit, "…" with anything."""
+    if "…" in stated:
+        before, _, after = stated.partition("…")
+        return found.startswith(before) and found.rstrip().endswith(after.strip())
+    if NUMBER.sub("#", found).split() != NUMBER.sub("#", stated).split():
+        return False
+    numbers = zip(NUMBER.findall(found), NUMBER.findall(stated), strict=True)
+    return all(abs(float(a) - float(b)) <= PRINTED for a, b in numbers)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the snippets read, and the commands on the path."""
+    (tmp_path / "notes.txt").write_text(
+        "The ferry leaves at seven.\n\nPrune the roses in March.\n\nThe library closes at noon on Fridays.\n"
+    )
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("index", range(len(blocks("python"))))
+def test_python_snippets_print_what_stands_below_them(index: int, folder: Path) -> None:
+    code = blocks("python")[index]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    after = README.partition(f"```python\n{code}```\n")[2].lstrip()
+    if after.startswith("```text\n"):
+        stated = after.removeprefix("```text\n").partition("```")[0]
+        assert same_but_for_rounding(done.stdout, stated), done.stdout
+
+
+def commands() -> list[tuple[str, str]]:
+    """(command, stated output) of every line that begins with "$ " in a console block."""
+    found = []
+    for block in blocks("console"):
+        for part in block.split("$ ")[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output))
+    return found
+
+
+@pytest.mark.parametrize(("command", "stated"), commands(), ids=lambda text: text[:50])
+def test_commands_print_what_stands_below_them(command: str, stated: str, folder: Path) -> None:
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert same_but_for_rounding(done.stdout, stated), done.stdout
+
+
+def test_the_demo_prints_what_the_readme_shows() -> None:
+    (shown,) = (block for block in blocks("text") if "import minilm" in block)
+    done = subprocess.run([ROOT / "scripts" / "demo"], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    times = re.compile(r" *[\d,]+ ms")
+    assert same_but_for_rounding(times.sub("", done.stdout), times.sub("", shown)), done.stdout
+
+
+def test_the_map_names_every_file() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = {name for name in listed.stdout.splitlines() if name.startswith(("minilm/", "scripts/", "weights/"))}
+    names = {name for name in names if not name.endswith(("__init__.py", "py.typed"))}
+    (file_map,) = (block for block in blocks("text") if block.startswith("minilm/\n"))
+    stack: list[str] = []
+    mapped = set()
+    for line in file_map.splitlines():
+        if not (entry := re.match(r"( *)(\S+)", line)):
+            continue
+        depth = len(entry[1]) // 4
+        stack = [*stack[:depth], entry[2]]
+        if not entry[2].endswith("/"):
+            mapped.add("".join(stack))
+    assert names - mapped == set()
+    assert {name for name in mapped if not (ROOT / name).exists()} == set()

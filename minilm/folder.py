@@ -45,6 +45,16 @@ FILES = (
     *TOKENIZER_FILES,
 )
 
+# Files that the reference follows where it finds them: a LoRA adapter, and the settings that stood in
+# sentence_bert_config.json when another kind of model was saved.
+_NOT_READ = (
+    "adapter_config.json",
+    *(
+        f"sentence_{kind}_config.json"
+        for kind in ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+    ),
+)
+
 _LEGACY_TYPE = "sentence_transformers.models."
 
 
@@ -86,6 +96,11 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
             "supported is Transformer → Pooling, with Normalize after it or not"
         )
     inside = _contained(folder, paths[0])
+    for name in _NOT_READ:
+        if (inside / name).exists():
+            raise CheckpointError(
+                f"{inside / name} would change the vectors and is not supported; merge it or remove it"
+            )
     values = _object(inside / "config.json")
     config = EncoderConfig.from_dict(values, str(inside / "config.json"))
     dtype = stated_dtype(values)

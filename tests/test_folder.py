@@ -369,6 +369,14 @@ def test_a_file_that_is_needed_and_is_not_usable(tiny_folder: TinyFolder, name: 
     assert str(folder / name) in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "sentence_roberta_config.json"])
+def test_files_that_only_the_reference_follows_are_refused(tiny_folder: TinyFolder, name: str) -> None:
+    folder = tiny_folder()
+    (folder / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"{name} would change the vectors"):
+        load(folder)
+
+
 def test_a_tokenizer_with_ids_beyond_the_table_is_refused(tiny_folder: TinyFolder) -> None:
     folder = tiny_folder()
     tokenizer = json.loads((folder / "tokenizer.json").read_text())

@@ -63,7 +63,7 @@ def _install(extras, ready):
         package = ROOT + ("[%s]" % extras if extras else "")
         constraints = os.path.join(ROOT, "scripts", "constraints.txt")
         _run(
-            [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+            [PYTHON, "-m", "pip", "install", "--disable-pip-version-check"]
             + ["--constraint", constraints, "--editable", package],
             "the packages could not be installed",
         )
@@ -93,10 +93,16 @@ def _works(python):
 
 
 def _run(command, what):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
-    if done.returncode == 0:
+    """Runs a command; shows its output as it comes on a terminal, and otherwise only if it fails."""
+    lines = []
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    for line in process.stdout:
+        lines.append(line)
+        if sys.stderr.isatty():
+            sys.stderr.write(line)
+    if process.wait() == 0:
         return
-    output = done.stdout.strip()
+    output = "".join(lines).strip()
     reason = "see above"
     if "No space left" in output:
         reason = "the disk is full; about 2 GB are needed"
@@ -106,7 +112,9 @@ def _run(command, what):
         reason = (
             "the package index cannot be reached, or does not have it; check the network, a proxy, or PIP_INDEX_URL"
         )
-    sys.exit("%s\n\nFailed: %s\n%s: %s" % (output, " ".join(command), what, reason))
+    if not sys.stderr.isatty():
+        _say(output)
+    sys.exit("\nFailed: %s\n%s: %s" % (" ".join(command), what, reason))
 
 
 def _say(text):

@@ -146,8 +146,9 @@ def hash_files(folder: Path) -> dict[str, str]:
 def cache_root() -> Path:
     """minilm's own cache: ``$MINILM_CACHE``, or ``minilm`` in the user's cache folder."""
     if explicit := os.environ.get("MINILM_CACHE"):
-        return Path(explicit)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minilm"
+        return Path(explicit).expanduser()
+    # Not Path.home(), which raises for a user without one, as containers have.
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "minilm"
 
 
 def _digest(file: IO[bytes], copy: IO[bytes] | None = None) -> str:

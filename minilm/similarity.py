@@ -313,7 +313,8 @@ def quantize_embeddings(
     if precision == "float32":
         return array.astype(np.float32)
     if precision == "binary":
-        return (np.packbits(array > 0, axis=-1) - np.uint8(128)).view(np.int8)
+        signed: Array = (np.packbits(array > 0, axis=-1) - np.uint8(128)).view(np.int8)
+        return signed
     if precision == "ubinary":
         return np.packbits(array > 0, axis=-1)
     dtype = np.int8 if precision == "int8" else np.uint8

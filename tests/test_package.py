@@ -91,10 +91,13 @@ def test_installed_wheel_works_outside_the_checkout(built: Path, weights: Path, 
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", site, wheel]
     subprocess.run(install, check=True)
-    code = (
-        f"import sys; sys.path.insert(0, {str(site)!r}); import minilm; assert minilm.__file__.startswith({str(site)!r}); "
-        f"print(minilm.SentenceEncoder.from_pretrained({str(weights)!r}, device='cpu').encode(['a', 'b']).shape)"
-    )
+    code = f"""
+import sys
+sys.path.insert(0, {str(site)!r})
+import minilm
+assert minilm.__file__.startswith({str(site)!r})
+print(minilm.SentenceEncoder.from_pretrained({str(weights)!r}, device="cpu").encode(["a", "b"]).shape)
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("(2, 384)", "")
     assert (site / "bin" / "minilm").is_file()

@@ -94,11 +94,11 @@ class BinaryClassificationEvaluator(BaseEvaluator):
         for name in names:
             scores[name] = SIMILARITY[name][1](vectors1, vectors2).cpu().numpy()
             by_name[name] = self._measure(scores[name], is_distance=name in DISTANCES)
-        metrics = {f"{name}_{metric}": value for name in names for metric, value in by_name[name].items()}
+        metrics = {f"{name}_{metric}": float(value) for name in names for metric, value in by_name[name].items()}
         row: Row = [(f"{name}_{metric}", by_name[name][metric]) for name in names for metric in CSV_METRICS]
         if len(names) > 1:
             for metric in by_name[names[0]]:
-                metrics[f"max_{metric}"] = max(by_name[name][metric] for name in names)
+                metrics[f"max_{metric}"] = max(metrics[f"{name}_{metric}"] for name in names)
 
         def resample(items: Integers) -> float:
             return max(average_precision(scores[name][items], self.labels[items]) for name in names)

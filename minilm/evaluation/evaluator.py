@@ -127,7 +127,7 @@ class BaseEvaluator(ABC):
                 self._add_row(folder, [("epoch", epoch), ("steps", steps), *outcome.row])
             for name, content in outcome.files.items():
                 _write(folder / name, content)
-        return {prefix + metric: float(value) for metric, value in outcome.metrics.items()}
+        return {prefix + metric: value for metric, value in outcome.metrics.items()}
 
     @abstractmethod
     def evaluate(self, model: SentenceEncoder) -> Outcome:

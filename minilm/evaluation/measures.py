@@ -170,7 +170,7 @@ def best_f1(scores: Floats, labels: Bools, greater_is_better: bool = True) -> tu
     """The highest F1 that any threshold reaches, with its precision, recall and threshold (as in
     :func:`best_accuracy`). All 0 when there is no positive label."""
     if not labels.any():
-        return 0.0, 0.0, 0.0, 0
+        return 0, 0, 0, 0
     ordered = cuts(scores, labels, greater_is_better)
     precision, recall = ordered.correct / ordered.predicted, ordered.correct / labels.sum()
     both = precision + recall

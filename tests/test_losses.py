@@ -50,6 +50,15 @@ SOME_OPTIONS = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Matrices this small gain nothing from threads, and lose much where the processor is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def random_columns(batch: int, negatives: int, dimensions: int = 24, seed: int = 0, **options) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(batch, dimensions, generator=generator, **options) for _ in range(2 + negatives)]

@@ -300,6 +300,14 @@ def test_a_repeated_question_does_not_push_its_other_answer_away():
     assert close([MultipleNegativesRankingLoss()([anchors, positives], ids)], [expected])
 
 
+def test_a_question_with_four_answers_costs_log_4_even_a_perfect_model():
+    perfect = torch.eye(4).repeat_interleave(4, dim=0)  # 4 questions, each 4 times, beside their answers
+    ids = duplicate_ids([[f"question {row // 4}" for row in range(16)], [f"answer {row}" for row in range(16)]])
+    loss = MultipleNegativesRankingLoss(scale=50.0)
+    assert close([loss([perfect, perfect])], [torch.tensor(4.0).log()])
+    assert close([loss([perfect, perfect], ids)], [torch.tensor(0.0)])
+
+
 def test_a_batch_of_one_text_only_has_no_wrong_answer():
     columns = [torch.ones(4, 3)] * 3
     ids = duplicate_ids([["same"] * 4] * 3)

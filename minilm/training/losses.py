@@ -200,6 +200,8 @@ class MultipleNegativesRankingLoss(_RankingLoss):
                 not have length 1.
             duplicates: which texts are equal, from :func:`duplicate_ids`; then no anchor is pushed
                 away from a text that is known to be right for it. None, as in the reference: it is.
+                An anchor that stands ``r`` times in the batch, with ``r`` positives, then has to choose
+                one of them each time, and no model brings the mean loss of these rows below ``log r``.
 
         Raises:
             InputError: fewer than two columns, or columns that do not fit each other.

@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning: losses, data, recipes and the training loop."""

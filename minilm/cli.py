@@ -15,6 +15,7 @@ COMMANDS = {
     "encode": ("minilm.commands.encode", "turn texts into vectors, in a file"),
     "similarity": ("minilm.commands.similarity", "how similar texts are"),
     "search": ("minilm.commands.search", "find the nearest passages of text files"),
+    "evaluate": ("minilm.evaluation.command", "measure a model, or two side by side, on data of yours"),
     "inspect": ("minilm.commands.inspect", "list the tensors of a checkpoint"),
     "verify": ("minilm.commands.verify", "check the weights, and the parity with sentence-transformers"),
 }

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from minilm.config import EncoderConfig
 from minilm.encoder import Encoder
@@ -83,13 +85,15 @@ def load_encoder(
             f"{path} has {len(tensors):,} tensors in all, but config.json's num_hidden_layers is "
             f"{config.num_hidden_layers:,}"
         )
-    with torch.device("meta"):  # shapes without memory: no time lost on random weights, no RNG moved
-        encoder = Encoder(config).eval()
+    try:
+        with _Uninitialised():
+            encoder = Encoder(config).eval()
+    except RuntimeError as error:  # torch's, when memory cannot be had
+        raise CheckpointError(f"no encoder of the sizes in config.json can be made: {error}") from None
     names = their_names(config)
     expected = {names[ours]: parameter for ours, parameter in encoder.named_parameters()}
     _check_tensors(Path(path), tensors, expected)
 
-    encoder.to_empty(device="cpu")
     encoder.to(dtype or next(tensors[name].dtype for name in expected))
     with torch.no_grad():
         # Copies, because torch's own allocations are aligned: kernels may round by alignment.
@@ -215,6 +219,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise _clearer(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """While active, ``torch.nn.init`` leaves tensors as they are: no time lost on random weights, and no
+    random numbers drawn. (The "meta" device would do it too, but makes torch import its compiler.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def _clearer(error: Exception, path: Path) -> Exception:

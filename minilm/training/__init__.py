@@ -1,0 +1,1 @@
+"""Contrastive fine-tuning: losses, data, the loop, and what it leaves behind."""

@@ -42,6 +42,10 @@ class TrainingRecipe:
         "padded", "padded: the reference's batches and bits; packed: no padding, faster, other dropout draws"
     )
 
+    mask_duplicates: bool = setting(
+        False, "texts known to be right for an anchor, repeated elsewhere in the batch, are not its negatives"
+    )
+
     per_device_train_batch_size: int = setting(8, "pairs in a batch, for each process")
     num_train_epochs: float = setting(3.0, "passes over the data; a part of one is allowed")
     max_steps: int = setting(-1, "when positive, the number of optimiser steps, in place of num_train_epochs")

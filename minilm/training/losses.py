@@ -1,0 +1,469 @@
+"""The contrastive losses: every other text of the batch is a wrong answer.
+
+:class:`MultipleNegativesRankingLoss` takes pairs of an anchor and its positive. Each anchor has to
+find its own positive among those of the whole batch, a classification with B classes (Henderson et
+al. 2017, "Efficient Natural Language Response Suggestion for Smart Reply",
+https://arxiv.org/abs/1705.00652, section 4.4; InfoNCE in van den Oord et al. 2018,
+https://arxiv.org/abs/1807.03748). With the default options it is these two lines:
+
+>>> import torch
+>>> from minilm import cos_sim
+>>> from minilm.training.losses import MultipleNegativesRankingLoss
+>>> anchors, positives = torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+>>> scores = 20 * cos_sim(anchors, positives)                     # [B, B]: anchor i against positive j
+>>> loss = (scores.logsumexp(dim=1) - scores.diagonal()).mean()   # cross-entropy, class i in row i
+>>> torch.equal(loss, MultipleNegativesRankingLoss()([anchors, positives]))
+True
+
+:class:`CachedMultipleNegativesRankingLoss` is the same loss for batches that do not fit into memory.
+
+A loss is a function of embeddings, whatever model they come from. The reference is
+sentence-transformers 6.2: in every configuration that it has, value and gradients are equal to the bit,
+which is why the order of the operations must stay as it is.
+
+Dimensions:
+    B  pairs in this process's batch     k  hard negatives of each pair
+    n  pairs in all processes            m  documents in all processes, n · (1 + k)
+    b  rows that are computed at once    D  dimensions of a vector
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minilm.errors import InputError
+from minilm.similarity import cos_sim
+
+Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
+PartitionMode: TypeAlias = Literal["joint", "per_direction"]
+HardnessMode: TypeAlias = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
+DuplicateIds: TypeAlias = Sequence[Tensor]  # int64 [B] for each column; equal numbers are equal texts
+
+DIRECTIONS: tuple[Direction, ...] = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+PARTITION_MODES: tuple[PartitionMode, ...] = ("joint", "per_direction")
+HARDNESS_MODES: tuple[HardnessMode, ...] = ("in_batch_negatives", "hard_negatives", "all_negatives")
+
+
+class _RankingLoss(nn.Module):
+    """The options, and the loss of each row; the two losses below differ in what they keep in memory."""
+
+    def __init__(
+        self,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        *,
+        gather_across_devices: bool = False,
+        directions: Sequence[Direction] = ("query_to_doc",),
+        partition_mode: PartitionMode = "joint",
+        hardness_mode: HardnessMode | None = None,
+        hardness_strength: float = 0.0,
+    ):
+        super().__init__()
+        _check_options(scale, directions, partition_mode, hardness_mode, hardness_strength)
+        self.scale = scale
+        self.similarity_fct = similarity_fct
+        self.gather_across_devices = gather_across_devices
+        self.directions = tuple(directions)
+        self.partition_mode = partition_mode
+        self.hardness_mode = hardness_mode
+        self.hardness_strength = hardness_strength
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options by name, as model cards and receipts state them."""
+        return {
+            "scale": self.scale,
+            "similarity_fct": getattr(self.similarity_fct, "__name__", type(self.similarity_fct).__name__),
+            "gather_across_devices": self.gather_across_devices,
+            "directions": self.directions,
+            "partition_mode": self.partition_mode,
+            "hardness_mode": self.hardness_mode,
+            "hardness_strength": self.hardness_strength,
+        }
+
+    def _loss_of_rows(
+        self, queries: Tensor, docs: list[Tensor], duplicates: DuplicateIds | None, start: int, stop: int
+    ) -> Tensor:
+        """``log Z_i − s · sim(q_i, d_i)`` of the pairs ``start … stop - 1``, of ``n`` pairs in all.
+
+        Queries ``[n, D]`` and the columns of documents, each ``[n, D]``, the positives first → ``[b]``.
+        """
+        documents = torch.cat(docs)  # [m, D]
+        query, positive = queries[start:stop], docs[0][start:stop]  # the rows' own pairs, each [b, D]
+
+        similarities = {"query_to_doc": self.similarity_fct(query, documents)}  # [b, m]
+        if "query_to_query" in self.directions:
+            similarities["query_to_query"] = self.similarity_fct(query, queries)  # [b, n]
+        if "doc_to_query" in self.directions:
+            similarities["doc_to_query"] = self.similarity_fct(queries, positive).T  # [b, n]
+        if "doc_to_doc" in self.directions:
+            similarities["doc_to_doc"] = self.similarity_fct(documents, positive).T  # [b, m]
+
+        own = torch.arange(start, stop)[:, None] == torch.arange(len(queries))  # [b, n]: the row's own pair
+        own = own.to(documents.device)
+        for direction, mask in _no_negatives(own, len(docs), duplicates, start, stop).items():
+            if direction in similarities:
+                # In place as in the reference: the layout of doc_to_doc's gradient depends on it, and so
+                # do the bits under a similarity other than the cosine.
+                similarities[direction].masked_fill_(mask, -math.inf)
+
+        scores = {direction: similarity * self.scale for direction, similarity in similarities.items()}
+        if self.hardness_mode is not None and self.hardness_strength > 0:
+            scores["query_to_doc"] = scores["query_to_doc"] + self._hardness(similarities["query_to_doc"], own)
+
+        if self.partition_mode == "joint":
+            log_z = torch.cat(list(scores.values()), dim=1).logsumexp(dim=1)  # [b]
+        else:
+            log_z = torch.stack([s.logsumexp(dim=1) for s in scores.values()]).mean(dim=0)
+        return log_z - scores["query_to_doc"].diagonal(start)  # row i's own positive is in column start + i
+
+    def _hardness(self, similarity: Tensor, own: Tensor) -> Tensor:
+        """``α · sim`` for the negatives that ``hardness_mode`` names, 0 elsewhere: ``[b, m]`` → ``[b, m]``."""
+        n = own.shape[1]
+        own_documents = own.repeat(1, similarity.shape[1] // n)  # the own positive and own hard negatives
+        harder = ~own_documents
+        if self.hardness_mode == "hard_negatives":
+            harder = own_documents.clone()
+            harder[:, :n] = False
+        elif self.hardness_mode == "all_negatives":
+            harder[:, n:] = True
+        return (self.hardness_strength * similarity.detach()).masked_fill(~harder, 0.0)
+
+    def _gather(
+        self, columns: list[Tensor], duplicates: DuplicateIds | None
+    ) -> tuple[list[Tensor], DuplicateIds | None, int]:
+        """Every process's rows ``[n, D]`` of each column and their ids; the first row that is ours."""
+        if duplicates is not None:
+            duplicates = [ids.to(columns[0].device) for ids in duplicates]
+        if not (self.gather_across_devices and torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return columns, duplicates, 0
+        shape = torch.tensor([len(columns), *columns[0].shape], device=columns[0].device)
+        shapes = _all_gather(shape[None])
+        if (shapes != shape).any():
+            found = ", ".join(f"{k} of {tuple(rest)}" for k, *rest in shapes.tolist())
+            raise InputError(
+                f"the processes have unequal batches (columns of shape: {found}); "
+                "gather_across_devices needs equal ones: drop or fill up the last batch"
+            )
+        first = torch.distributed.get_rank() * len(columns[0])
+        if duplicates is not None:
+            duplicates = [_all_gather(ids) for ids in duplicates]
+        return [_all_gather(column) for column in columns], duplicates, first
+
+
+class MultipleNegativesRankingLoss(_RankingLoss):
+    """Cross-entropy of each anchor's own positive against all other documents of the batch.
+
+    Documents are the positives and, where given, the hard negatives of every pair. With the anchors
+    ``q``, their positives ``d_1 … d_B``, all documents ``d_1 … d_m`` and the scale ``s``::
+
+        log Z_i = log Σ_j exp(s · sim(q_i, d_j))
+        loss    = 1/B Σ_i (log Z_i − s · sim(q_i, d_i))
+
+    Args:
+        scale: ``s``, one over the temperature.
+        similarity_fct: ``[a, D]``, ``[b, D]`` → ``[a, b]``, higher is nearer: ``cos_sim``, ``dot_score`` …
+        gather_across_devices: score against the documents of all processes of ``torch.distributed``.
+            Each process gives the mean over its own anchors, and gradients flow to the documents'
+            processes, so that DistributedDataParallel's average is the gradient of one process with
+            all pairs. Every process needs the same number of pairs. No effect in a single process.
+        directions: what else enters ``Z_i`` beside ``"query_to_doc"``, the sum above:
+            ``"query_to_query"``, ``q_i`` against all other anchors; ``"doc_to_query"``, ``d_i``
+            against all anchors; ``"doc_to_doc"``, ``d_i`` against all documents of other pairs. All
+            four are the loss of GTE (Li et al. 2023, https://arxiv.org/abs/2308.03281).
+        partition_mode: ``"joint"``, one sum over all directions; or ``"per_direction"``, ``log Z_i`` is
+            the mean of each direction's own, which with ``"doc_to_query"`` is the symmetric InfoNCE
+            (Günther et al. 2023, https://arxiv.org/abs/2310.19923).
+        hardness_mode: which of ``q_i``'s negatives weigh more the nearer they are: ``None``, no others
+            than by the softmax; ``"in_batch_negatives"``, the documents of other pairs;
+            ``"hard_negatives"``, the pair's own hard negatives; ``"all_negatives"``, both.
+        hardness_strength: ``α`` in ``s · sim + α · sim``, where no gradient flows through the second
+            term (Lan et al. 2025, https://arxiv.org/abs/2503.04812, equation 5).
+
+    Raises:
+        InputError: an option has no meaning; says which and what it may be.
+    """
+
+    def forward(self, embeddings: Sequence[Tensor], duplicates: DuplicateIds | None = None) -> Tensor:
+        """The loss of a batch, a scalar.
+
+        Args:
+            embeddings: the columns ``[anchor, positive, negative_1, …]``, each ``[B, D]``; they need
+                not have length 1.
+            duplicates: which texts are equal, from :func:`duplicate_ids`; then no anchor is pushed
+                away from a text that is known to be right for it. None, as in the reference: it is.
+
+        Raises:
+            InputError: fewer than two columns, or columns that do not fit each other.
+        """
+        _check_columns(embeddings, duplicates)
+        (queries, *docs), duplicates, first = self._gather(list(embeddings), duplicates)
+        return self._loss_of_rows(queries, docs, duplicates, first, first + len(embeddings[0])).mean()
+
+
+class CachedMultipleNegativesRankingLoss(_RankingLoss):
+    """:class:`MultipleNegativesRankingLoss` for large batches: memory for ``mini_batch_size`` texts.
+
+    GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup", https://arxiv.org/abs/2101.06983). The loss needs all vectors at once, but not everything
+    that the encoder computed on the way to them:
+
+    1. embed all texts in mini-batches without gradients, and keep the vectors;
+    2. compute the loss, and its gradient in each vector;
+    3. on ``loss.backward()``, embed each mini-batch once more, now with gradients, and hand it the
+       gradients of its vectors.
+
+    The second forward draws the first one's random numbers again, so dropout is the same. The price is
+    one more forward pass.
+
+    Args:
+        mini_batch_size: texts that are embedded, and rows of scores that are computed, at once.
+        options: those of :class:`MultipleNegativesRankingLoss`.
+    """
+
+    def __init__(self, *args: Any, mini_batch_size: int = 32, **options: Any):
+        super().__init__(*args, **options)
+        if mini_batch_size < 1:
+            raise InputError(f"mini_batch_size is {mini_batch_size}, expected at least 1")
+        self.mini_batch_size = mini_batch_size
+
+    def forward(
+        self,
+        embed: Callable[[Any], Tensor],
+        columns: Sequence[Sequence[Any]],
+        duplicates: DuplicateIds | None = None,
+        no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Tensor:
+        """The loss of a batch, a scalar whose ``backward()`` fills the gradients of what ``embed`` uses.
+
+        Args:
+            embed: runs the model on a slice of a column, → ``[b, D]``, with gradients where they are
+                enabled. It is called again in the backward pass, under the same random numbers and
+                the same autocast; it must do the same both times.
+            columns: ``[anchors, positives, negatives_1, …]``, each a list of what ``embed`` takes,
+                such as one list of token ids for each text.
+            duplicates: as for :class:`MultipleNegativesRankingLoss`.
+            no_sync: DistributedDataParallel's ``no_sync``, where ``embed`` runs such a model: gradients
+                are exchanged once, after the last mini-batch.
+
+        Raises:
+            InputError: fewer than two columns, or columns that do not fit each other.
+        """
+        _check_lengths(columns)
+        size = self.mini_batch_size
+        parts = [[column[i : i + size] for i in range(0, len(column), size)] for column in columns]
+
+        vectors: list[Tensor] = []
+        randomness: list[list[_Randomness]] = []
+        with torch.no_grad():
+            for column in parts:
+                randomness.append([])
+                embedded = []
+                for part in column:
+                    randomness[-1].append(_Randomness())
+                    embedded.append(embed(part))
+                vectors.append(torch.cat(embedded))
+        _check_columns(vectors, duplicates)
+
+        if not torch.is_grad_enabled():
+            return self._loss_in_chunks(vectors, duplicates)
+        for vector in vectors:
+            vector.requires_grad_()
+        loss = self._loss_in_chunks(vectors, duplicates).requires_grad_()
+        autocast = _autocast_now(loss.device.type)
+
+        def embed_again(upstream: Tensor) -> None:
+            last = len(parts[-1]) - 1
+            for column, states, vector in zip(parts, randomness, vectors, strict=True):
+                gradients = vector.grad.split(size)  # type: ignore[union-attr]
+                for i, (part, state, gradient) in enumerate(zip(column, states, gradients, strict=True)):
+                    with nullcontext() if column is parts[-1] and i == last else no_sync():
+                        with torch.enable_grad(), state.replayed(), autocast():
+                            embedded = embed(part)
+                        embedded.backward(gradient * upstream)
+
+        loss.register_hook(embed_again)
+        return loss
+
+    def _loss_in_chunks(self, vectors: list[Tensor], duplicates: DuplicateIds | None) -> Tensor:
+        """The loss, without a graph; its gradients are in the vectors afterwards, where they want any."""
+        B = len(vectors[0])
+        (queries, *docs), duplicates, first = self._gather(vectors, duplicates)
+        total = torch.zeros((), device=queries.device)
+        for start in range(0, B, self.mini_batch_size):
+            stop = min(start + self.mini_batch_size, B)
+            losses = self._loss_of_rows(queries, docs, duplicates, first + start, first + stop)  # [b]
+            loss = losses.mean() * (stop - start) / B
+            if loss.requires_grad:
+                loss.backward()
+            total = total + loss.detach()
+        return total
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options by name, as model cards and receipts state them."""
+        return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+
+
+def duplicate_ids(columns: Sequence[Sequence[str | Sequence[int]]]) -> list[Tensor]:
+    """Numbers that are equal where texts are equal, in whatever column, batch or process they stand.
+
+    Token ids are the better key: what the model cannot tell apart (case, spaces, the part that was
+    cut off) is equal in them.
+
+    Args:
+        columns: each a list of ``B`` texts, or of one list of token ids for each text.
+
+    Returns:
+        int64 ``[B]`` for each column: 64 bits of a hash, so that two of a million different texts
+        are taken for equal in one of thirty million cases.
+    """
+    return [torch.tensor([_hash(text) for text in column], dtype=torch.int64) for column in columns]
+
+
+def _hash(text: str | Sequence[int]) -> int:
+    data = text.encode() if isinstance(text, str) else np.asarray(text, dtype=np.int64).tobytes()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
+
+
+def _no_negatives(
+    own: Tensor, columns: int, duplicates: DuplicateIds | None, start: int, stop: int
+) -> dict[Direction, Tensor]:
+    """For each direction, which candidates are left out of ``Z_i``: True in a mask ``[b, n]`` or ``[b, m]``.
+
+    Among its own kind a text is compared with neither itself nor the documents of its own pair.
+
+    With ``duplicates``, whatever is known to be right for a row is left out too, but for the row's own
+    pair itself. Two rows are related if their pairs share a text, be it the anchor or the positive:
+    the same question with two answers, or one answer to two questions. The anchors and the positives
+    of all rows that are related to a row are right for it, wherever these texts stand, hard negatives
+    included.
+    """
+    own_documents = own.repeat(1, columns)  # [b, m]
+    masks: dict[Direction, Tensor] = {"query_to_query": own, "doc_to_doc": own_documents}
+    if duplicates is None:
+        return masks
+    n = own.shape[1]
+    texts = torch.unique(torch.cat(list(duplicates)), return_inverse=True)[1]  # 0, 1, 2 … for the different ones
+    queries, documents = texts[:n], texts[n:]
+    pairs = texts[: 2 * n].view(2, n)  # anchor and positive of each row
+    related = (pairs[:, None, start:stop, None] == pairs[None, :, None, :]).flatten(0, 1).any(dim=0)  # [b, n]
+    right = own.new_zeros(stop - start, len(texts))  # [b, texts]
+    row, other = related.nonzero(as_tuple=True)
+    right[row, queries[other]] = True
+    right[row, documents[:n][other]] = True
+
+    own_positive = own_documents.clone()
+    own_positive[:, n:] = False
+    return {
+        "query_to_doc": right[:, documents] & ~own_positive,
+        "query_to_query": right[:, queries],  # every text is right for itself, so own is in it
+        "doc_to_query": right[:, queries] & ~own,
+        "doc_to_doc": right[:, documents] | own_documents,
+    }
+
+
+def _all_gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes in the order of their ranks, ``[B, …]`` → ``[processes · B, …]``.
+
+    In the backward pass each process gets the sum of all processes' gradients in its own rows.
+    """
+    from torch.distributed.nn import functional  # late: torch may have been built without it
+
+    return torch.cat(functional.all_gather(tensor))
+
+
+class _Randomness:
+    """The state of every random generator at one moment, and a way back to it."""
+
+    def __init__(self) -> None:
+        self.cpu = torch.get_rng_state()
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self.mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Draws the same numbers again inside; outside nothing has happened."""
+        now = _Randomness()
+        self._restore()
+        try:
+            yield
+        finally:
+            now._restore()
+
+    def _restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)
+        if self.mps is not None:
+            torch.mps.set_rng_state(self.mps)
+
+
+def _autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
+    """Brings today's autocast back later: a backward pass usually runs outside of it."""
+    enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
+    return lambda: torch.autocast(device_type, dtype=dtype, enabled=enabled)
+
+
+def _check_options(
+    scale: float,
+    directions: Sequence[str],
+    partition_mode: str,
+    hardness_mode: str | None,
+    hardness_strength: float,
+) -> None:
+    if not 0 < scale < math.inf:
+        raise InputError(f"scale is {scale}, expected a positive number")
+    if isinstance(directions, str):
+        raise InputError(f"directions is the string {directions!r}, expected a tuple such as ({directions!r},)")
+    for direction in directions:
+        _check_choice("a direction", direction, DIRECTIONS)
+    if "query_to_doc" not in directions:
+        raise InputError(f'directions is {tuple(directions)}, expected "query_to_doc" among them: it has the positive')
+    _check_choice("partition_mode", partition_mode, PARTITION_MODES)
+    if partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & set(directions):
+        raise InputError(
+            'partition_mode="per_direction" is undefined for "query_to_query" and "doc_to_doc", whose sums do not '
+            'contain the positive pair; use partition_mode="joint" or leave these directions out'
+        )
+    _check_choice("hardness_mode", hardness_mode, (None, *HARDNESS_MODES))
+    if not 0 <= hardness_strength < math.inf:
+        raise InputError(f"hardness_strength is {hardness_strength}, expected 0 or a positive number")
+    if hardness_mode is not None and hardness_strength == 0:
+        warnings.warn(f"hardness_mode={hardness_mode!r} has no effect while hardness_strength is 0", stacklevel=3)
+
+
+def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def _check_lengths(columns: Sequence[Sequence[Any] | Tensor]) -> None:
+    lengths = [len(column) for column in columns]
+    if len(lengths) < 2:
+        raise InputError(f"found {len(lengths)} column(s), expected at least an anchor and a positive")
+    if lengths[0] == 0 or len(set(lengths)) > 1:
+        raise InputError(f"the columns have {lengths} rows, expected equally many in each, at least 1")
+
+
+def _check_columns(embeddings: Sequence[Tensor], duplicates: DuplicateIds | None) -> None:
+    shapes = [tuple(column.shape) for column in embeddings]
+    if any(len(shape) != 2 for shape in shapes):
+        raise InputError(f"the embeddings have the shapes {shapes}, expected [B, D] for each column")
+    _check_lengths(embeddings)
+    if len(set(shapes)) > 1:
+        raise InputError(f"the embeddings have the shapes {shapes}, expected the same D in each column")
+    if duplicates is not None:
+        found = [tuple(ids.shape) for ids in duplicates]
+        if found != [shape[:1] for shape in shapes]:
+            raise InputError(
+                f"duplicates has the shapes {found}, expected {[shape[:1] for shape in shapes]}: "
+                "one number for each text of each column, as duplicate_ids gives them"
+            )

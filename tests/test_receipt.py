@@ -274,6 +274,28 @@ def test_a_broken_receipt(copy, pairs, content, error, no_training):
 
 
 @pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"environment": {}}, "environment is {}"),
+        ({"files": []}, "files is"),
+        ({"data": [{}]}, "not a whole receipt"),
+        ({"data": 1}, "not a whole receipt"),
+        ({"weights": "0" * 64}, r"the weights in .* are not the receipt's"),
+    ],
+)
+def test_an_edited_receipt(copy, pairs, fields, error, no_training):
+    edit(copy, **fields)
+    with pytest.raises(CheckpointError, match=error):
+        reproduce(copy, [pairs])
+
+
+def test_a_receipt_that_names_other_files(copy, pairs, no_training):
+    edit(copy, files=Receipt.load(copy).files | {"../secret": "0" * 64})
+    with pytest.raises(CheckpointError, match=r"names \.\./secret, which no run writes"):
+        reproduce(copy, [pairs])
+
+
+@pytest.mark.parametrize(
     ("change", "error"),
     [
         (lambda rows: rows[:-1], r"13 rows, expected 14"),

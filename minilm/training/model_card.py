@@ -391,7 +391,7 @@ class ModelCard:
         ]
         statistics = _table(["", *map(_cell, columns)], [["type", *["string"] * len(columns)], ["details", *described]])
         lines = [
-            f"#### {_cell(dataset.name) if dataset.name else 'Unnamed Dataset'}\n",
+            f"#### {_cell(dataset.name or '') or 'Unnamed Dataset'}\n",
             f"* Size: {dataset.size:,} {kind} samples",
             f"* Columns: {_join([_code(column) for column in columns])}",
             f"* Approximate statistics based on the first {min(dataset.size, STATISTICS_ROWS)} samples:",

@@ -43,6 +43,14 @@ RESULT_FILES = (
     LOG_FILE,
 )
 
+# What reproducing a run reads from the parts of a receipt.
+_NEEDED = {
+    "files": ("model.safetensors", LOG_FILE),
+    "environment": ("device", "dtype", "threads", "processes"),
+    "loss": ("class",),
+    "recipe": ("name", "seed"),
+}
+
 
 @dataclass(frozen=True)
 class DataRecord:
@@ -109,10 +117,16 @@ class Receipt:
         del content["format"]
         try:
             receipt = cls(**content)  # type: ignore[arg-type]
-            data = [DataRecord(**record) for record in content["data"]]  # type: ignore[attr-defined]
-            return dataclasses.replace(receipt, data=data)
-        except (TypeError, KeyError) as error:
+            receipt = dataclasses.replace(receipt, data=[DataRecord(**record) for record in receipt.data])  # type: ignore[arg-type]
+        except TypeError as error:
             raise CheckpointError(f"{path} is not a whole receipt: {error}") from None
+        for part, keys in _NEEDED.items():
+            found = getattr(receipt, part)
+            if not isinstance(found, dict) or not set(keys) <= set(found):
+                raise CheckpointError(f"{path} is not a whole receipt: {part} is {found!r:.80}, expected {keys} in it")
+        if unknown := set(receipt.files) - set(RESULT_FILES):
+            raise CheckpointError(f"{path} names {', '.join(sorted(unknown))}, which no run writes; was it edited?")
+        return receipt
 
     def check_folder(self, folder: str | os.PathLike[str]) -> None:
         """Makes sure that the folder holds what the receipt says.

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from minilm.errors import InputError
+from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
@@ -143,6 +143,10 @@ def reproduce(
         )
 
     result = SentenceEncoder.from_pretrained(folder, device="cpu")
+    if (found := weights_sha256(result)) != receipt.weights:
+        raise CheckpointError(
+            f"the weights in {folder} are not the receipt's\n  found    {found}\n  expected {receipt.weights}"
+        )
     model = SentenceEncoder.from_pretrained(
         base_model or receipt.base_model,
         device=device or receipt.environment["device"],

@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 import torch
-from test_model_card import PAIRS, WORDS, front_matter, tiny_tokenizer
+from tiny_models import PAIRS, WORDS, tiny_model
 
-from minilm import CheckpointError, Encoder, EncoderConfig, InputError, SentenceEncoder
+from minilm import CheckpointError, InputError, SentenceEncoder
 from minilm.training import CachedMultipleNegativesRankingLoss, PairDataset, TrainingRecipe
 from minilm.training import reproduce as reproduce_module
 from minilm.training.log import read_log
@@ -32,12 +32,8 @@ def one_thread():
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with an untrained model, dropout on."""
-    torch.manual_seed(0)
-    config = EncoderConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
-    )
     folder = tmp_path_factory.mktemp("base") / "model"
-    SentenceEncoder(Encoder(config), tiny_tokenizer()).save_pretrained(folder)
+    tiny_model().save_pretrained(folder)
     return folder
 
 
@@ -125,7 +121,7 @@ def test_data_from_python_has_no_file(base, pairs, tmp_path):
 
 def test_the_card_beside_it(base, finished):
     card = (finished / "README.md").read_text()
-    assert "dataset_size:14" in front_matter(card)["tags"]
+    assert "- dataset_size:14\n" in card.split("\n---\n")[0]
     assert "- `learning_rate`: 0.001" in card.split("#### All")[0]
     losses = [row["loss"] for row in read_log(finished / "training_log.jsonl")]
     assert f"| 0.2500 | 1 | {losses[0]:.4f} |" in card

@@ -1,0 +1,10 @@
+from pathlib import Path
+
+import pytest
+
+from minilm.hub import find_model
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    return find_model(None)

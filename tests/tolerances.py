@@ -1,0 +1,12 @@
+"""Every tolerance of the tests, with its reason. What is not here is compared for equal bits."""
+
+# Binary classification encodes each text once; the reference in the order of Python's hashes, we in
+# the order of the texts. Other batches mean other padding, and float32 rounding of about 1e-7.
+BATCH_ORDER = 1e-6
+
+# The packed layout rounds otherwise than the padded one, about 1e-7 in a similarity.
+PACKED_METRIC = 1e-6
+
+# The percentiles of 2,000 resamples scatter around those of infinitely many by about 3 % of the
+# interval's half width; the widest of these intervals has a half width of 0.05.
+BOOTSTRAP_PERCENTILE = 0.005

@@ -20,6 +20,10 @@ class ModelNotFoundError(MinilmError, FileNotFoundError):
     """No folder, cache, hub or package index had the model."""
 
 
+class PushError(MinilmError, OSError):
+    """A folder could not be uploaded to the hub."""
+
+
 class InputError(MinilmError, ValueError):
     """An argument or an input file cannot be used."""
 

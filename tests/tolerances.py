@@ -10,3 +10,10 @@ PACKED_METRIC = 1e-6
 # The percentiles of 2,000 resamples scatter around those of infinitely many by about 3 % of the
 # interval's half width; the widest of these intervals has a half width of 0.05.
 BOOTSTRAP_PERCENTILE = 0.005
+
+# A loss or gradient of order 1 in float32 that was summed in another order (rows permuted, rows in
+# chunks, two processes): some units of 2^-24 = 6e-8, times a scale of 20.
+LOSS_REORDERED = 5e-6
+
+# The same in float64, where rounding is eight orders smaller and a mistake would not be.
+LOSS_FLOAT64 = 1e-12

@@ -223,6 +223,11 @@ def train(
                 if at_end:
                     break
 
+            if not state.batch:
+                raise InputError(
+                    f"no batch of {recipe.per_device_train_batch_size} pairs without a repeated text can be found; "
+                    "lower per_device_train_batch_size, or use another batch_sampler"
+                )
             if recipe.logging_strategy == "epoch" and state.global_step > state.loss_step:
                 log_line()
             best = False

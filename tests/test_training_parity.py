@@ -29,9 +29,14 @@ from training_runs import (
 from minilm import SentenceEncoder
 from minilm.training import CachedMultipleNegativesRankingLoss, TrainingRecipe
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one")
+
 PAIRS = {"pairs": docstring_pairs(86)}
 HARD = {"pairs": {**docstring_pairs(86), "negative": docstring_pairs(86, skip=20)["positive"]}}
-HARDER = {"pairs": {**HARD["pairs"], "negative_2": docstring_pairs(86, skip=31)["anchor"]}}
+MORE = docstring_pairs(86, skip=31)["anchor"]
+HARDER = {"pairs": {**PAIRS["pairs"], "negative_1": HARD["pairs"]["negative"], "negative_2": MORE}}
+# One name begins with the other and an underscore, which makes the reference embed each column by itself.
+HARDER_APART = {"pairs": {**HARD["pairs"], "negative_2": MORE}}
 TWO = {"first": docstring_pairs(50), "second": docstring_pairs(36, skip=50)}
 UNEQUAL = {"small": docstring_pairs(9), "large": docstring_pairs(77, skip=9), "middle": docstring_pairs(30, skip=40)}
 REPEATED = {"pairs": {name: [texts[i % 37] for i in range(86)] for name, texts in docstring_pairs(86).items()}}
@@ -61,9 +66,9 @@ def one_thread() -> Iterator[None]:
 class MeanSimilarity(SentenceEvaluator):
     """The mean similarity of some pairs; works for both libraries."""
 
-    primary_metric = "similarity"
-    greater_is_better = True
-    name = "mean"
+    def __init__(self) -> None:
+        super().__init__()
+        self.primary_metric = "similarity"
 
     def __call__(self, model: Any, output_path: Any = None, epoch: float = -1, steps: int = -1) -> dict[str, float]:
         options = {"layout": "padded", "truncation": "silent"} if isinstance(model, SentenceEncoder) else {}
@@ -156,6 +161,7 @@ VARIANTS: dict[str, tuple[dict[str, dict[str, list[str]]], dict[str, Any]]] = {
     ),
     "hard negatives": (HARD, {"num_train_epochs": 1}),
     "two hard negatives": (HARDER, {"num_train_epochs": 1}),
+    "two hard negatives, one named after the other": (HARDER_APART, {"num_train_epochs": 1}),
     "round robin": (TWO, {"multi_dataset_batch_sampler": "round_robin", "num_train_epochs": 2}),
     "proportional": (UNEQUAL, {"num_train_epochs": 2}),
     "proportional, drop last": (UNEQUAL, {"num_train_epochs": 2, "dataloader_drop_last": True}),

@@ -92,7 +92,11 @@ def pairwise_dot_score(a: Vectors, b: Vectors) -> Tensor:
 
 def pairwise_euclidean_sim(a: Vectors, b: Vectors) -> Tensor:
     """Negative Euclidean distance of ``a_i`` and ``b_i``, ``[n, D]`` twice → ``[n]``."""
-    return -((as_tensor(a) - as_tensor(b)) ** 2).sum(dim=-1).sqrt()
+    difference = as_tensor(a) - as_tensor(b)
+    if not difference.is_floating_point():  # vector_norm refuses integers
+        return -difference.square().sum(dim=-1).sqrt()
+    distance: Tensor = torch.linalg.vector_norm(difference, dim=-1)
+    return -distance
 
 
 def pairwise_manhattan_sim(a: Vectors, b: Vectors) -> Tensor:

@@ -41,18 +41,19 @@ class Table:
     def __len__(self) -> int:
         return len(self.lines)
 
-    def texts(self, column: str) -> list[str]:
-        """A column as texts; an empty text is a text.
+    def texts(self, column: str, default: str | None = None) -> list[str]:
+        """A column as texts; an empty text is a text. ``default``, where given, stands for null.
 
         Raises:
             InputError: a cell is null, not a string, or has a lone surrogate, which UTF-8 cannot hold.
         """
-        for row, cell in enumerate(self.columns[column]):
+        cells: list[Any] = [default if cell is None else cell for cell in self.columns[column]]
+        for row, cell in enumerate(cells):
             if not isinstance(cell, str):
                 raise self.error(row, f"{column} is {_shown(cell)}, expected a text")
             if not cell.isascii() and any("\ud800" <= character <= "\udfff" for character in cell):
                 raise self.error(row, f"{column} has a lone surrogate, which is no character; mend the text's encoding")
-        return self.columns[column]
+        return cells
 
     def numbers(self, column: str) -> list[float]:
         """A column as finite numbers, whether written as JSON numbers or as text.

@@ -38,6 +38,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from minilm.errors import InputError
@@ -89,10 +90,10 @@ class _RankingLoss(nn.Module):
             "hardness_strength": self.hardness_strength,
         }
 
-    def _loss_of_rows(
-        self, queries: Tensor, docs: list[Tensor], duplicates: DuplicateIds | None, start: int, stop: int
-    ) -> Tensor:
-        """``log Z_i − s · sim(q_i, d_i)`` of the pairs ``start … stop - 1``, of ``n`` pairs in all.
+    def _loss_of_rows(self, queries: Tensor, docs: list[Tensor], texts: Tensor | None, start: int, stop: int) -> Tensor:
+        """The loss of the pairs ``start … stop - 1`` of ``n``, each against all documents::
+
+            log Z_i = log Σ_j exp(s · sim(q_i, d_j)),    loss_i = log Z_i − s · sim(q_i, d_i)
 
         Queries ``[n, D]`` and the columns of documents, each ``[n, D]``, the positives first → ``[b]``.
         """
@@ -107,9 +108,9 @@ class _RankingLoss(nn.Module):
         if "doc_to_doc" in self.directions:
             similarities["doc_to_doc"] = self.similarity_fct(documents, positive).T  # [b, m]
 
-        own = torch.arange(start, stop)[:, None] == torch.arange(len(queries))  # [b, n]: the row's own pair
-        own = own.to(documents.device)
-        for direction, mask in _no_negatives(own, len(docs), duplicates, start, stop).items():
+        pairs = torch.arange(len(queries), device=queries.device)
+        own = pairs[start:stop, None] == pairs  # [b, n]: True at the row's own pair
+        for direction, mask in _no_negatives(own, len(docs), texts, start, stop).items():
             if direction in similarities:
                 # In place as in the reference: the layout of doc_to_doc's gradient depends on it, and so
                 # do the bits under a similarity other than the cosine.
@@ -139,24 +140,21 @@ class _RankingLoss(nn.Module):
 
     def _gather(
         self, columns: list[Tensor], duplicates: DuplicateIds | None
-    ) -> tuple[list[Tensor], DuplicateIds | None, int]:
-        """Every process's rows ``[n, D]`` of each column and their ids; the first row that is ours."""
+    ) -> tuple[list[Tensor], Tensor | None, int]:
+        """All that a row is compared with: every process's rows of each column, each ``[n, D]``; the
+        texts of all columns as numbers 0, 1, 2 …, ``[n + m]``; and which row is this process's first."""
+        first = 0
         if duplicates is not None:
             duplicates = [ids.to(columns[0].device) for ids in duplicates]
-        if not (self.gather_across_devices and torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return columns, duplicates, 0
-        shape = torch.tensor([len(columns), *columns[0].shape], device=columns[0].device)
-        shapes = _all_gather(shape[None])
-        if (shapes != shape).any():
-            found = ", ".join(f"{k} of {tuple(rest)}" for k, *rest in shapes.tolist())
-            raise InputError(
-                f"the processes have unequal batches (columns of shape: {found}); "
-                "gather_across_devices needs equal ones: drop or fill up the last batch"
-            )
-        first = torch.distributed.get_rank() * len(columns[0])
-        if duplicates is not None:
-            duplicates = [_all_gather(ids) for ids in duplicates]
-        return [_all_gather(column) for column in columns], duplicates, first
+        if self.gather_across_devices and dist.is_available() and dist.is_initialized():
+            _check_processes(columns)
+            first = dist.get_rank() * len(columns[0])
+            columns = [_all_gather(column) for column in columns]
+            if duplicates is not None:
+                duplicates = [_all_gather(ids) for ids in duplicates]
+        if duplicates is None:
+            return columns, None, first
+        return columns, torch.unique(torch.cat(list(duplicates)), return_inverse=True)[1], first
 
 
 class MultipleNegativesRankingLoss(_RankingLoss):
@@ -205,8 +203,8 @@ class MultipleNegativesRankingLoss(_RankingLoss):
             InputError: fewer than two columns, or columns that do not fit each other.
         """
         _check_columns(embeddings, duplicates)
-        (queries, *docs), duplicates, first = self._gather(list(embeddings), duplicates)
-        return self._loss_of_rows(queries, docs, duplicates, first, first + len(embeddings[0])).mean()
+        (queries, *docs), texts, first = self._gather(list(embeddings), duplicates)
+        return self._loss_of_rows(queries, docs, texts, first, first + len(embeddings[0])).mean()
 
 
 class CachedMultipleNegativesRankingLoss(_RankingLoss):
@@ -226,11 +224,21 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
 
     Args:
         mini_batch_size: texts that are embedded, and rows of scores that are computed, at once.
-        options: those of :class:`MultipleNegativesRankingLoss`.
+        scale, similarity_fct, options: those of :class:`MultipleNegativesRankingLoss`.
+
+    Raises:
+        InputError: an option has no meaning; says which and what it may be.
     """
 
-    def __init__(self, *args: Any, mini_batch_size: int = 32, **options: Any):
-        super().__init__(*args, **options)
+    def __init__(
+        self,
+        scale: float = 20.0,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        *,
+        mini_batch_size: int = 32,
+        **options: Any,
+    ):
+        super().__init__(scale, similarity_fct, **options)
         if mini_batch_size < 1:
             raise InputError(f"mini_batch_size is {mini_batch_size}, expected at least 1")
         self.mini_batch_size = mini_batch_size
@@ -296,15 +304,18 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
     def _loss_in_chunks(self, vectors: list[Tensor], duplicates: DuplicateIds | None) -> Tensor:
         """The loss, without a graph; its gradients are in the vectors afterwards, where they want any."""
         B = len(vectors[0])
-        (queries, *docs), duplicates, first = self._gather(vectors, duplicates)
+        columns, texts, first = self._gather(vectors, duplicates)
+        queries, *docs = leaves = [column.detach().requires_grad_(column.requires_grad) for column in columns]
         total = torch.zeros((), device=queries.device)
         for start in range(0, B, self.mini_batch_size):
             stop = min(start + self.mini_batch_size, B)
-            losses = self._loss_of_rows(queries, docs, duplicates, first + start, first + stop)  # [b]
+            losses = self._loss_of_rows(queries, docs, texts, first + start, first + stop)  # [b]
             loss = losses.mean() * (stop - start) / B
             if loss.requires_grad:
                 loss.backward()
             total = total + loss.detach()
+        if queries.requires_grad:
+            torch.autograd.backward(columns, [leaf.grad for leaf in leaves])  # to their processes, at once
         return total
 
     def get_config_dict(self) -> dict[str, Any]:
@@ -333,25 +344,22 @@ def _hash(text: str | Sequence[int]) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 
-def _no_negatives(
-    own: Tensor, columns: int, duplicates: DuplicateIds | None, start: int, stop: int
-) -> dict[Direction, Tensor]:
+def _no_negatives(own: Tensor, columns: int, texts: Tensor | None, start: int, stop: int) -> dict[Direction, Tensor]:
     """For each direction, which candidates are left out of ``Z_i``: True in a mask ``[b, n]`` or ``[b, m]``.
 
     Among its own kind a text is compared with neither itself nor the documents of its own pair.
 
-    With ``duplicates``, whatever is known to be right for a row is left out too, but for the row's own
-    pair itself. Two rows are related if their pairs share a text, be it the anchor or the positive:
-    the same question with two answers, or one answer to two questions. The anchors and the positives
-    of all rows that are related to a row are right for it, wherever these texts stand, hard negatives
-    included.
+    Where the texts' numbers are given, ``[n + m]``, whatever is known to be right for a row is left
+    out too, but for the row's own pair itself. Two rows are related if their pairs share a text, be it
+    the anchor or the positive: one question with two answers, or one answer to two questions. The
+    anchors and the positives of all rows that are related to a row are right for it, wherever these
+    texts stand, hard negatives included.
     """
     own_documents = own.repeat(1, columns)  # [b, m]
     masks: dict[Direction, Tensor] = {"query_to_query": own, "doc_to_doc": own_documents}
-    if duplicates is None:
+    if texts is None:
         return masks
     n = own.shape[1]
-    texts = torch.unique(torch.cat(list(duplicates)), return_inverse=True)[1]  # 0, 1, 2 … for the different ones
     queries, documents = texts[:n], texts[n:]
     pairs = texts[: 2 * n].view(2, n)  # anchor and positive of each row
     related = (pairs[:, None, start:stop, None] == pairs[None, :, None, :]).flatten(0, 1).any(dim=0)  # [b, n]
@@ -443,6 +451,18 @@ def _check_options(
 def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     if value not in choices:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def _check_processes(columns: Sequence[Tensor]) -> None:
+    """A collective call with unequal shapes would hang or mix up rows."""
+    shape = torch.tensor([len(columns), *columns[0].shape], device=columns[0].device)
+    shapes = _all_gather(shape[None])
+    if (shapes != shape).any():
+        found = ", ".join(f"{count} of {tuple(rest)}" for count, *rest in shapes.tolist())
+        raise InputError(
+            f"the processes have unequal batches (columns of shape: {found}); "
+            "gather_across_devices needs equal ones: drop or fill up the last batch"
+        )
 
 
 def _check_lengths(columns: Sequence[Sequence[Any] | Tensor]) -> None:

@@ -19,7 +19,7 @@ from minilm.errors import InputError
 
 def setting(default: Any, meaning: str) -> Any:
     """A field of the recipe; its meaning is also the help of the command line's option."""
-    return dataclasses.field(default=default, metadata={"help": meaning})
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)

@@ -223,6 +223,11 @@ def train(
                 if at_end:
                     break
 
+            if not state.batch:
+                raise InputError(
+                    f"no batch of {recipe.per_device_train_batch_size} pairs without a repeated text can be found; "
+                    "lower per_device_train_batch_size, or use another batch_sampler"
+                )
             if recipe.logging_strategy == "epoch" and state.global_step > state.loss_step:
                 log_line()
             best = False
@@ -268,17 +273,23 @@ def batch_loss(
 ) -> Tensor:
     """The loss of one batch, a scalar with gradients.
 
-    Anchors are embedded in a pass of their own; so are the positives when there are no negatives,
-    and else all other columns in one, as in the reference. ``forward`` is the model, or the
-    DistributedDataParallel around it.
+    Anchors are embedded in a pass of their own, all other columns together in a second one, as in
+    the reference. ``forward`` is the model, or the DistributedDataParallel around it.
     """
-    columns = [model.tokenizer(texts).ids for texts in datasets[batch.dataset].rows(batch.rows)]
-    duplicates = duplicate_ids(columns) if recipe.mask_duplicates else None
+    dataset = datasets[batch.dataset]
+    ids = [model.tokenizer(texts).ids for texts in dataset.rows(batch.rows)]
+    duplicates = duplicate_ids(ids) if recipe.mask_duplicates else None
     embed = partial(_embed, forward, model, recipe)
     if isinstance(loss, CachedMultipleNegativesRankingLoss):
-        return loss(embed, columns, duplicates, no_sync)  # type: ignore[no-any-return]
-    anchors, *others = columns
-    embedded = [embed(anchors), *embed([ids for column in others for ids in column]).split(len(anchors))]
+        return loss(embed, ids, duplicates, no_sync)  # type: ignore[no-any-return]
+    anchors, *others = ids
+    names = list(dataset.columns)
+    if any(other.startswith(f"{name}_") for name in names[1:] for other in names):
+        # The reference tells columns apart by their prefix, and here it fails to see that they are alike.
+        embedded = [embed(column) for column in ids]
+    else:
+        embedded = [embed(anchors)]  # first: dropout draws in this order
+        embedded += embed([row for column in others for row in column]).split(len(anchors))
     return loss(embedded, duplicates)  # type: ignore[no-any-return]
 
 

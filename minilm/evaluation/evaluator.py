@@ -1,0 +1,198 @@
+"""What all evaluators have in common: a call that measures a model, and a row in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from minilm.checkpoint import atomic_path
+from minilm.errors import InputError
+from minilm.evaluation.measures import Integers
+from minilm.layouts import Layout
+from minilm.similarity import SIMILARITY
+
+if TYPE_CHECKING:
+    from minilm.sentence_encoder import SentenceEncoder
+
+Row: TypeAlias = "list[tuple[str, Any]]"
+
+
+class UndefinedMetricWarning(UserWarning):
+    """A metric says nothing about this data: a correlation with a constant, which is NaN, or an
+    average precision without a positive label, which is 0."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an evaluator found out about a model.
+
+    Attributes:
+        metrics: name → value; the evaluator's own name is not yet before it.
+        primary_metric: the one of them to choose models by.
+        items: how many pairs, queries or triplets were measured.
+        resample: the primary metric of any ``[n]`` of these items, which are given by number and
+            may repeat; what :func:`~minilm.evaluation.bootstrap.paired_bootstrap` needs.
+        row: the columns of the CSV file, and their values.
+        files: further files, name → content.
+    """
+
+    metrics: dict[str, float]
+    primary_metric: str
+    items: int
+    resample: Callable[[Integers], float]
+    row: Row
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class BaseEvaluator(ABC):
+    """Measures a model: ``evaluator(model)`` gives its metrics.
+
+    Evaluators carry the names, arguments, metrics and files of sentence-transformers' evaluators,
+    and give their values, to the bit in the padded layout. Unlike there, an evaluator that was given
+    no similarity takes that of the model at hand anew at each call, and ends with an error where a
+    model's vectors are NaN or infinite.
+
+    Args:
+        name: put before the name of each metric, and into the name of the CSV file.
+        batch_size: texts to encode at a time.
+        show_progress_bar: as for :meth:`~minilm.SentenceEncoder.encode`.
+        write_csv: add a row to the CSV file where ``output_path`` is given.
+        truncate_dim: keep only the first dimensions of each vector.
+        layout: ``"padded"`` forms the reference's batches; ``"packed"`` is faster, and its scores
+            differ in rounding, about 1e-7.
+
+    Attributes:
+        primary_metric: the metric to choose models by; known after the first call.
+        greater_is_better: whether more of it is better.
+        csv_file: the name of the CSV file.
+        description: what is evaluated, in words.
+    """
+
+    greater_is_better = True
+    primary_metric: str | None = None
+    description: str
+    csv_file: str
+    csv_line_end = "\r\n"
+
+    def __init__(
+        self,
+        name: str,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        write_csv: bool,
+        truncate_dim: int | None,
+        layout: Layout,
+    ):
+        self.name = name
+        self.batch_size = batch_size
+        self.show_progress_bar = show_progress_bar
+        self.write_csv = write_csv
+        self.truncate_dim = truncate_dim
+        self.layout = layout
+
+    def __call__(
+        self,
+        model: SentenceEncoder,
+        output_path: str | os.PathLike[str] | None = None,
+        epoch: int = -1,
+        steps: int = -1,
+    ) -> dict[str, float]:
+        """Measures a model, which is left in evaluation mode; no random number is drawn.
+
+        Args:
+            model: the model.
+            output_path: a folder, made where needed; a row is added to :attr:`csv_file` in it.
+            epoch, steps: where in its training the model is, for that row; -1 stands for its end.
+
+        Returns:
+            The metrics: name → value.
+
+        Raises:
+            InputError: the model's vectors are not finite, or the CSV file has other columns.
+        """
+        outcome = self.evaluate(model)
+        prefix = f"{self.name}_" if self.name else ""
+        self.primary_metric = prefix + outcome.primary_metric
+        if output_path is not None:
+            folder = Path(output_path)
+            if self.write_csv:
+                self._add_row(folder, [("epoch", epoch), ("steps", steps), *outcome.row])
+            for name, content in outcome.files.items():
+                _write(folder / name, content)
+        return {prefix + metric: value for metric, value in outcome.metrics.items()}
+
+    @abstractmethod
+    def evaluate(self, model: SentenceEncoder) -> Outcome:
+        """Measures a model, and keeps what it takes to measure any resample of the data."""
+
+    def _add_row(self, folder: Path, row: Row) -> None:
+        path = folder / self.csv_file
+        header = _csv_line((column for column, _ in row), self.csv_line_end)
+        before = path.read_bytes().decode() if path.exists() else header
+        if not before.startswith(header):
+            found = before.splitlines()[0] if before else ""
+            raise InputError(
+                f"{path} has the columns {found!r}, expected {header.strip()!r}; move it away, or name the evaluator"
+            )
+        _write(path, before + _csv_line((value for _, value in row), self.csv_line_end))
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings that the metrics depend on, where they are not the usual ones."""
+        return {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
+
+    def embed(self, encode: Callable[..., Any], texts: Sequence[str], **options: Any) -> Any:
+        """The vectors of texts, ``[n, D]``, by one of the model's encode methods; NumPy unless
+        ``options`` ask for a tensor."""
+        vectors = encode(
+            texts,
+            batch_size=self.batch_size,
+            show_progress_bar=self.show_progress_bar,
+            truncate_dim=self.truncate_dim,
+            layout=self.layout,
+            **options,
+        )
+        finite = torch.as_tensor(vectors).isfinite().all(dim=-1)
+        if not finite.all():
+            broken = (~finite).nonzero()[:, 0].tolist()
+            raise InputError(
+                f"the model gives vectors with NaN or infinite numbers for {len(broken):,} of {len(texts):,} texts, "
+                f"first for {texts[broken[0]]!r:.80}; its weights are broken, or its floating-point type too narrow"
+            )
+        return vectors
+
+
+def _csv_line(cells: Iterable[object], line_end: str) -> str:
+    line = io.StringIO(newline="")
+    csv.writer(line, lineterminator=line_end).writerow(cells)
+    return line.getvalue()
+
+
+def _write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode())
+
+
+def check_lengths(unit: str, **columns: Sequence[object]) -> None:
+    """Raises :class:`~minilm.errors.InputError` unless columns are equally long, and not empty."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length:,} {name}" for name, length in lengths.items())
+        raise InputError(f"found {found}, expected as many of each")
+    if not next(iter(lengths.values())):
+        raise InputError(f"there are no {unit}, expected at least one")
+
+
+def check_similarity_names(*names: str | None) -> None:
+    """Raises :class:`~minilm.errors.InputError` for what is neither None nor a similarity's name."""
+    for name in names:
+        if name is not None and name not in SIMILARITY:
+            raise InputError(f"there is no similarity {name!r}; there are {', '.join(SIMILARITY)}")

@@ -1,0 +1,100 @@
+"""Is the positive nearer to its anchor than the negative is?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minilm.errors import InputError
+from minilm.evaluation.evaluator import BaseEvaluator, Outcome, check_lengths, check_similarity_names
+from minilm.evaluation.measures import Integers
+from minilm.layouts import Layout
+from minilm.similarity import SIMILARITY
+
+if TYPE_CHECKING:
+    from minilm.sentence_encoder import SentenceEncoder
+
+
+class TripletEvaluator(BaseEvaluator):
+    """The share of triplets with ``similarity(anchor, positive) > similarity(anchor, negative) + margin``.
+
+    Metrics: ``NAME_accuracy`` for each similarity, and with several ``max_accuracy``. Primary: that
+    of ``main_similarity_function`` or of the only one, else ``max_accuracy``. A tie is a miss.
+
+    Args:
+        anchors: encoded with the model's "query" prompt.
+        positives, negatives: encoded with its "document" prompt.
+        main_similarity_function: one of cosine, dot, euclidean, manhattan.
+        margin: for all similarities, or similarity → its own, others 0. Euclidean and manhattan
+            similarities are negative distances.
+        similarity_fn_names: the similarities to measure; unless given ``main_similarity_function``,
+            or else the model's own.
+
+    Further arguments as for :class:`BaseEvaluator`.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+
+    description = "Triplet"
+
+    def __init__(
+        self,
+        anchors: Sequence[str],
+        positives: Sequence[str],
+        negatives: Sequence[str],
+        main_similarity_function: str | None = None,
+        margin: float | Mapping[str, float] | None = None,
+        name: str = "",
+        batch_size: int = 16,
+        show_progress_bar: bool | None = False,
+        write_csv: bool = True,
+        truncate_dim: int | None = None,
+        similarity_fn_names: Sequence[str] | None = None,
+        *,
+        layout: Layout = "padded",
+    ):
+        super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
+        check_lengths("triplets", anchors=anchors, positives=positives, negatives=negatives)
+        margins = margin if isinstance(margin, Mapping) else dict.fromkeys(SIMILARITY, margin or 0)
+        check_similarity_names(main_similarity_function, *(similarity_fn_names or ()), *margins)
+        main = main_similarity_function
+        if main and similarity_fn_names and main not in similarity_fn_names:
+            raise InputError(f"main_similarity_function is {main!r}, expected one of {list(similarity_fn_names)}")
+        self.anchors = list(anchors)
+        self.positives = list(positives)
+        self.negatives = list(negatives)
+        self.margin = {**dict.fromkeys(SIMILARITY, 0), **margins}
+        self.main_similarity_function = main
+        self.similarity_fn_names = list(similarity_fn_names or ([main] if main else []))
+        self.csv_file = "_".join(part for part in ("triplet_evaluation", name, "results.csv") if part)
+
+    def evaluate(self, model: SentenceEncoder) -> Outcome:
+        """See :class:`BaseEvaluator`; the items are the triplets."""
+        anchors = self.embed(model.encode_query, self.anchors)
+        positives = self.embed(model.encode_document, self.positives)
+        negatives = self.embed(model.encode_document, self.negatives)
+        names = self.similarity_fn_names or [model.similarity_fn_name]
+        hits, metrics = {}, {}
+        for name in names:
+            similarity = SIMILARITY[name][1]
+            hit = similarity(anchors, positives) > similarity(anchors, negatives) + self.margin[name]
+            metrics[f"{name}_accuracy"] = hit.float().mean().item()
+            hits[name] = hit.cpu().numpy()
+        row = [(f"accuracy_{name}", metrics[f"{name}_accuracy"]) for name in names]
+        if len(names) > 1:
+            metrics["max_accuracy"] = max(metrics.values())
+
+        main = [self.main_similarity_function] if self.main_similarity_function else names
+
+        def resample(items: Integers) -> float:
+            return max(float(np.mean(hits[name][items])) for name in main)
+
+        primary = f"{main[0] if len(main) == 1 else 'max'}_accuracy"
+        return Outcome(metrics, primary, len(self.anchors), resample, row)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """See :class:`BaseEvaluator`."""
+        return ({"margin": self.margin} if any(self.margin.values()) else {}) | super().get_config_dict()

@@ -157,6 +157,7 @@ def test_loads_with_the_hubs_own_parser(tiny, tmp_path):
         "held-out",
         {"held-out_cosine_mrr@10": 0.51234, "held-out_cosine_accuracy@1": 0.4},
         "held-out_cosine_mrr@10",
+        config={"truncate_dim": 64},
     )
     card = a_card(tiny, evaluations=[evaluation], model_name="docs", license="apache-2.0", language=["en"])
     card.save(tmp_path)
@@ -169,6 +170,7 @@ def test_loads_with_the_hubs_own_parser(tiny, tmp_path):
         ("cosine_accuracy@1", 0.4),
     ]
     markdown = card.to_markdown()
+    assert '  {\n      "truncate_dim": 64\n  }' in markdown.split("## Evaluation")[1].split("| Metric")[0]
     assert "#### Information Retrieval" in markdown and "| **cosine_mrr@10** | **0.5123** |" in markdown
     assert headings(markdown).index("## Evaluation") < headings(markdown).index("## Training Details")
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]

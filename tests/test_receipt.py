@@ -10,8 +10,10 @@ import torch
 from tiny_models import PAIRS, WORDS, tiny_model
 
 from minilm import CheckpointError, InputError, SentenceEncoder
+from minilm.evaluation import EmbeddingSimilarityEvaluator, SequentialEvaluator
 from minilm.training import CachedMultipleNegativesRankingLoss, PairDataset, TrainingRecipe
 from minilm.training import reproduce as reproduce_module
+from minilm.training.command import retrieval_evaluator
 from minilm.training.log import read_log
 from minilm.training.receipt import Receipt, file_sha256, weights_sha256
 from minilm.training.reproduce import reproduce
@@ -108,9 +110,9 @@ def test_it_names_everything_that_decides_the_bits(base, pairs, finished):
     assert receipt.global_step == 8
 
 
-def test_it_holds_no_text_and_no_path_of_the_data(pairs, finished):
+def test_it_holds_no_text_of_the_data_and_no_path(pairs, base, finished):
     text = (finished / "training_receipt.json").read_text()
-    assert str(pairs.parent) not in text
+    assert str(pairs.parent) not in text and str(base) not in text and Receipt.load(finished).base_model is None
     assert not [word for word in PAIRS["answer"] if word in text]
 
 
@@ -158,7 +160,7 @@ def test_weights_hash_is_of_the_bits_alone(base, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*over the limit")
 def test_the_same_bits_come_out(base, pairs, tmp_path, settings):
     a_run(base, pairs, tmp_path / "out", **settings)
-    found = reproduce(tmp_path / "out", [pairs])
+    found = reproduce(tmp_path / "out", [pairs], base_model=base)
     assert found.same_bits and not found.differences and not found.weights_differ
     assert found.update_error == 0 and not found.environment
     assert "The same bits" in found.report()
@@ -173,13 +175,26 @@ def test_the_card_shows_the_evaluation_of_the_weights_that_were_kept(base, pairs
     assert "| 1.5000 | 6 | - | 0.2500 |" in card
 
 
-def test_the_data_may_be_in_another_kind_of_file(finished, pairs, tmp_path):
+def test_the_card_of_a_run_with_several_real_evaluators(base, pairs, tmp_path):
+    texts, others = PAIRS["question"], PAIRS["answer"]
+    similarity = EmbeddingSimilarityEvaluator(texts, others, [i / 14 for i in range(14)], name="sts")
+    evaluator = SequentialEvaluator([similarity, retrieval_evaluator(PairDataset("dev", PAIRS))])
+    a_run(base, pairs, tmp_path / "out", evaluator, eval_strategy="epoch")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "#### Semantic Similarity" in card and "#### Information Retrieval" in card
+    assert "* Dataset: <code>sts</code>" in card and "| cosine_accuracy@1 |" in card
+    assert "| Epoch | Step | Training Loss | sequential_score |" in card
+    found = reproduce(tmp_path / "out", [pairs], base_model=base)
+    assert found.same_bits
+
+
+def test_the_data_may_be_in_another_kind_of_file(finished, pairs, base, tmp_path):
     rows = zip(PAIRS["answer"], PAIRS["question"], strict=True)
     (tmp_path / "other.tsv").write_text("answer\tquestion\n" + "".join(f"{a}\t{q}\n" for a, q in rows))
-    assert reproduce(finished, [tmp_path / "other.tsv"]).same_bits
+    assert reproduce(finished, [tmp_path / "other.tsv"], base_model=base).same_bits
 
 
-def test_another_rate_is_told_from_which_step_and_how_far(finished, pairs, monkeypatch):
+def test_another_rate_is_told_from_which_step_and_how_far(finished, pairs, base, monkeypatch):
     """A run that goes another way: here because the recipe says so, elsewhere because a library does."""
     real = reproduce_module.train
 
@@ -190,7 +205,7 @@ def test_another_rate_is_told_from_which_step_and_how_far(finished, pairs, monke
         return real(model, datasets, recipe, **options)
 
     monkeypatch.setattr(reproduce_module, "train", other_from_step_3)
-    found = reproduce(finished, [pairs])
+    found = reproduce(finished, [pairs], base_model=base)
     assert not found.same_bits
     rate = found.differences["learning_rate"]
     assert (rate.first_step, rate.steps) == (4, 5) and rate.at_first == pytest.approx(1e-3 * 5 / 8 * 0.5)
@@ -200,28 +215,28 @@ def test_another_rate_is_told_from_which_step_and_how_far(finished, pairs, monke
     assert re.search(r"loss: from step 5 on \(by .*\), at 4 of 8 lines", report) and "more than rounding" in report
 
 
-def test_another_environment_is_said(copy, pairs):
+def test_another_environment_is_said(copy, pairs, base):
     receipt = json.loads((copy / "training_receipt.json").read_text())
     receipt["environment"]["versions"]["PyTorch"] = "1.0"
     edit(copy, environment=receipt["environment"])
-    found = reproduce(copy, [pairs])
+    found = reproduce(copy, [pairs], base_model=base)
     assert found.environment == {"PyTorch": ("1.0", torch.__version__)}
     assert "PyTorch: then 1.0" in found.report()
 
 
-def test_threads_of_the_run_are_used_and_restored(copy, pairs):
+def test_threads_of_the_run_are_used_and_restored(copy, pairs, base):
     receipt = json.loads((copy / "training_receipt.json").read_text())
     receipt["environment"]["threads"] = 2
     edit(copy, environment=receipt["environment"])
-    assert "threads" not in reproduce(copy, [pairs]).environment
+    assert "threads" not in reproduce(copy, [pairs], base_model=base).environment
     assert torch.get_num_threads() == 1
-    assert reproduce(copy, [pairs], threads=1).environment == {"threads": (2, 1)}
+    assert reproduce(copy, [pairs], base_model=base, threads=1).environment == {"threads": (2, 1)}
 
 
-def test_the_command(finished, pairs, tmp_path, capsys):
+def test_the_command(finished, pairs, base, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     reproduce_module.add_arguments(parser)
-    options = [str(finished), "--data", str(pairs), "--output", str(tmp_path / "again")]
+    options = [str(finished), "--data", str(pairs), "--output", str(tmp_path / "again"), "--model", str(base)]
     assert reproduce_module.run(parser.parse_args(options)) == 0
     printed = capsys.readouterr().out
     assert "files and the recipe match the receipt" in printed and "The same bits" in printed
@@ -320,6 +335,8 @@ def test_too_many_files_and_files_in_another_order(base, pairs, finished, tmp_pa
 
 
 def test_another_base_model(finished, pairs, base, tmp_path, no_training):
+    with pytest.raises(InputError, match=r"all-MiniLM-L6-v2 are not .* \(the receipt names none: it was a folder\)"):
+        reproduce(finished, [pairs])
     with pytest.raises(InputError, match=r"are not those that the run began with.*\n  found    \w{64}"):
         reproduce(finished, [pairs], base_model=finished)
     shutil.copytree(base, tmp_path / "dropout")

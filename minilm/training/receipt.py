@@ -75,7 +75,7 @@ class Receipt:
     """All that decides a run's bits, and their hashes.
 
     Attributes:
-        base_model: the name the base model was loaded by; None when the run did not know it.
+        base_model: the base model's name on the hub; None for a folder.
         base_weights: :func:`weights_sha256` before training.
         recipe: every setting, and ``recipe_sha256`` of them.
         loss: class and options.

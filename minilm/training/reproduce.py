@@ -112,7 +112,7 @@ def reproduce(
     Args:
         folder: a training run's output.
         data: the run's files, or data sets, in its order.
-        base_model: where the base weights are; None takes the name in the receipt.
+        base_model: the folder or name of the base model; None takes the name in the receipt.
         output_dir: keep the new run's folder here; None throws it away.
         threads: None takes the run's number; the process's own is restored afterwards.
         device: None takes the run's kind.
@@ -190,7 +190,8 @@ def _prepare(
     name = base_model or receipt.base_model or "the published all-MiniLM-L6-v2"
     if (found := weights_sha256(model)) != receipt.base_weights:
         raise InputError(
-            f"the weights of {name} are not those that the run began with; give its base model\n"
+            f"the weights of {name} are not those that the run began with; give its base model with --model"
+            f"{'' if receipt.base_model else ' (the receipt names none: it was a folder)'}\n"
             f"  found    {found}\n  expected {receipt.base_weights}"
         )
     # Not in the weights' hash, but in the folder, whose files were checked: tokenizer, limit, dropout.

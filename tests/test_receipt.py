@@ -188,6 +188,18 @@ def test_the_card_of_a_run_with_several_real_evaluators(base, pairs, tmp_path):
     assert found.same_bits
 
 
+def test_fit_keeps_its_best_evaluation_and_the_receipt_is_of_that(base, pairs, tmp_path):
+    model = SentenceEncoder.from_pretrained(base, device="cpu")
+    recipe = TrainingRecipe.fit(per_device_train_batch_size=4, num_train_epochs=2.0, warmup_steps=0, learning_rate=1e-3)
+    evaluator = Evaluator()  # the first epoch ends with step 4 and the higher score
+    train_with_records(model, PairDataset.from_file(pairs), recipe, output_dir=tmp_path / "out", evaluator=evaluator)
+    receipt = Receipt.load(tmp_path / "out")
+    kept = SentenceEncoder.from_pretrained(tmp_path / "out", device="cpu")
+    assert receipt.weights == weights_sha256(kept) != weights_sha256(model)
+    assert "| **score** | **0.5000** |" in (tmp_path / "out" / "README.md").read_text()
+    assert reproduce(tmp_path / "out", [pairs], base_model=base).same_bits
+
+
 def test_the_data_may_be_in_another_kind_of_file(finished, pairs, base, tmp_path):
     rows = zip(PAIRS["answer"], PAIRS["question"], strict=True)
     (tmp_path / "other.tsv").write_text("answer\tquestion\n" + "".join(f"{a}\t{q}\n" for a, q in rows))

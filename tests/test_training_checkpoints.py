@@ -115,11 +115,13 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
         (PAIRS, {"name": "fit", "warmup_steps": 2, "optim": "adamw_torch", **EVALUATED}),
         ({"a": docstring_pairs(50), "b": docstring_pairs(30, skip=50)}, {"weight_decay": 0.1}),
         (
-            {name: [*texts[:20], *texts[:1] * 60] for name, texts in PAIRS["pairs"].items()},
+            {"pairs": {name: [*texts[:20], *texts[:1] * 60] for name, texts in PAIRS["pairs"].items()}},
             {
                 "batch_sampler": "no_duplicates",
                 "dataloader_drop_last": True,
-                "gradient_accumulation_steps": 3,
+                "per_device_train_batch_size": 10,
+                "gradient_accumulation_steps": 4,
+                "num_train_epochs": 4,
                 "save_strategy": "epoch",
             },
         ),
@@ -129,7 +131,6 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
 def test_resumed_from_each_checkpoint_it_ends_with_the_same_bits(
     data: dict[str, Any], settings: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
-    data = data if isinstance(next(iter(data.values())), dict) else {"pairs": data}
     settings = {"num_train_epochs": 2, "save_steps": 1, **settings}
     options = {"evaluator": Recall()} if "eval_strategy" in settings else {}
     output = tmp_path / "output"

@@ -27,7 +27,8 @@ from training_runs import (
 )
 
 from minilm import SentenceEncoder
-from minilm.training import CachedMultipleNegativesRankingLoss, TrainingRecipe
+from minilm.training import CachedMultipleNegativesRankingLoss, PairDataset, TrainingRecipe
+from minilm.training.batches import batches_per_epoch, epoch_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one")
 
@@ -214,6 +215,32 @@ def test_cached_loss(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "settings",
+    [
+        {"save_strategy": "steps", "save_steps": 4, "save_total_limit": 2},
+        {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 3, "greater_is_better": False},
+        {"save_strategy": "best", "save_total_limit": 1},
+    ],
+    ids=["steps", "lowest", "best"],
+)
+def test_best_model_at_the_end(settings: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+    settings = {
+        "num_train_epochs": 1,
+        "learning_rate": 1e-2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "similarity",
+        **settings,
+    }
+    theirs = reference_run(tiny, PAIRS, tmp_path / "theirs", MeanSimilarity(), **settings)
+    ours = our_run(tiny, PAIRS, tmp_path / "ours", TrainingRecipe.trainer(**settings), evaluator=MeanSimilarity())
+    assert_same_bits(ours, theirs)
+    kept = {path.name for path in (tmp_path / "theirs").glob("checkpoint-*")}
+    assert {path.name for path in (tmp_path / "ours").glob("checkpoint-*")} == kept
+
+
+@pytest.mark.parametrize(
     ("data", "settings", "epochs"),
     [
         (PAIRS, {"warmup_steps": 10000}, 1),
@@ -249,6 +276,43 @@ def test_fit(data: Any, settings: dict[str, Any], epochs: int, tiny: Path, tmp_p
     ours = our_run(tiny, data, tmp_path / "ours", recipe)
     assert [line["loss"] for line in ours.log] == values
     assert_same_bits(ours, Run(ours.log, inputs, model_weights(tmp_path / "theirs"), state))
+
+
+class SameOrder:
+    """Our batches, as a batch sampler for the reference's loader: epoch after epoch."""
+
+    def __init__(self, data: PairDataset, recipe: TrainingRecipe) -> None:
+        self.data, self.recipe, self.epoch = data, recipe, -1
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.epoch += 1
+        return (batch.rows for batch in epoch_batches([self.data], self.recipe, self.epoch))
+
+    def __len__(self) -> int:
+        return batches_per_epoch([self.data], self.recipe)
+
+
+def test_old_fit_in_the_same_order(tiny: Path, tmp_path: Path) -> None:
+    """The loop from before version 3 takes its batches as the loader gives them, shuffled by the
+    process's generator or not at all, so only that order has to be handed to it."""
+    settings: dict[str, Any] = {"weight_decay": 0.01, "warmup_steps": 4}
+    recipe = TrainingRecipe.trainer(
+        optim="adamw_torch", learning_rate=2e-5, num_train_epochs=2, save_strategy="no", **settings
+    )
+    ours = our_run(tiny, PAIRS, tmp_path / "ours", recipe)
+
+    model = SentenceTransformer(str(tiny), device="cpu")
+    inputs = watch(model)
+    values: list[float] = []
+    loss = reference_losses.MultipleNegativesRankingLoss(model)
+    loss.register_forward_hook(lambda _, __, output: values.append(output.item()))
+    examples = [InputExample(texts=list(row)) for row in zip(*PAIRS["pairs"].values(), strict=True)]
+    loader = DataLoader(examples, batch_sampler=SameOrder(PairDataset("pairs", PAIRS["pairs"]), recipe))
+    torch.manual_seed(recipe.seed)
+    model.old_fit([(loader, loss)], epochs=2, show_progress_bar=False, output_path=str(tmp_path / "theirs"), **settings)
+    assert [line["loss"] for line in ours.log] == values
+    theirs = Run(ours.log, inputs, model_weights(tmp_path / "theirs"), ours.random_state)
+    assert_same_bits(ours, theirs)
 
 
 def test_fit_keeps_the_best_evaluation(tiny: Path, tmp_path: Path) -> None:

@@ -185,7 +185,8 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 
 def remove_leftovers(output_dir: Path) -> None:
     """Clears away what a killed run was writing or deleting."""
-    for path in [*output_dir.glob(".checkpoint-*"), *output_dir.parent.glob(f".{output_dir.name}.*.tmp")]:
+    inside = [path for pattern in (".checkpoint-*", "..checkpoint-*") for path in output_dir.glob(pattern)]
+    for path in [*inside, *output_dir.parent.glob(f".{output_dir.name}.*.tmp")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -108,6 +108,8 @@ def train(
         recipe = recipe.replace(dataloader_drop_last=True)
     _check(model, datasets, recipe, evaluator, loss, processes)
     start_from = _find_start(output_dir, recipe)
+    if processes.first and recipe.resume_from_checkpoint:
+        checkpoints.remove_leftovers(output_dir)
     tokens_lost = _report_data(model, datasets, recipe)
 
     batches_in_epoch = batches_per_epoch(datasets, recipe, processes.count)

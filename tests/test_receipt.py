@@ -2,8 +2,12 @@
 
 import argparse
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -245,6 +249,38 @@ def test_threads_of_the_run_are_used_and_restored(copy, pairs, base):
     assert reproduce(copy, [pairs], base_model=base, threads=1).environment == {"threads": (2, 1)}
 
 
+def test_two_processes(base, pairs, tmp_path):
+    """A run of two is reproduced by two, through the command; only the first of them prints."""
+    script = tmp_path / "two.py"
+    script.write_text("""
+import argparse, sys
+import torch
+from minilm import SentenceEncoder
+from minilm.training import PairDataset, TrainingRecipe, reproduce
+from minilm.training.processes import join_processes
+from minilm.training.run import train_with_records
+
+base, pairs, output = sys.argv[1:]
+join_processes()
+torch.set_num_threads(1)
+recipe = TrainingRecipe.trainer(per_device_train_batch_size=4, max_steps=3, save_strategy="no")
+model = SentenceEncoder.from_pretrained(base, device="cpu")
+train_with_records(model, PairDataset.from_file(pairs), recipe, output_dir=output)
+parser = argparse.ArgumentParser()
+reproduce.add_arguments(parser)
+reproduce.join_processes = lambda: None  # they have joined above
+sys.exit(reproduce.run(parser.parse_args([output, "--data", pairs, "--model", base])))
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    paths = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(base), str(pairs), str(tmp_path / "out")], capture_output=True, text=True, env=os.environ | paths
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The same bits: all weights, and all 3 lines of the log.") == 1
+    assert Receipt.load(tmp_path / "out").environment["processes"] == 2
+
+
 def test_the_command(finished, pairs, base, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     reproduce_module.add_arguments(parser)
@@ -321,7 +357,7 @@ def test_a_receipt_that_names_other_files(copy, pairs, no_training):
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda rows: rows[:-1], r"13 rows, expected 14"),
+        (lambda rows: rows[:-1], r"new.jsonl is not the run's data pairs.jsonl: it has 13 rows, expected 14"),
         (lambda rows: [rows[1], rows[0], *rows[2:]], r"the texts differ\n  found    \w{64}"),
         (lambda rows: [{**rows[0], "answer": "moon"}, *rows[1:]], r"the texts differ"),
         (lambda rows: [{"question": row["question"], "reply": row["answer"]} for row in rows], r"answer"),
@@ -330,9 +366,9 @@ def test_a_receipt_that_names_other_files(copy, pairs, no_training):
 )
 def test_data_that_is_not_the_data(finished, pairs, tmp_path, change, error, no_training):
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in change(rows)))
     with pytest.raises(InputError, match=error):
-        reproduce(finished, [tmp_path / "pairs.jsonl"])
+        reproduce(finished, [tmp_path / "new.jsonl"])
 
 
 def test_too_many_files_and_files_in_another_order(base, pairs, finished, tmp_path, no_training):

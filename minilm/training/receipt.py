@@ -144,8 +144,11 @@ class Receipt:
         if problems:
             raise CheckpointError(f"{RECEIPT_FILE} does not match {folder}:\n  " + "\n  ".join(problems))
 
-    def check_data(self, datasets: Sequence[PairDataset]) -> None:
+    def check_data(self, datasets: Sequence[PairDataset], called: Sequence[str] = ()) -> None:
         """Makes sure that these are the data sets of the run, in its order.
+
+        Args:
+            called: what to call each in a message; empty for their names.
 
         Raises:
             InputError: says which is not, and how it differs.
@@ -153,7 +156,8 @@ class Receipt:
         if len(datasets) != len(self.data):
             names = ", ".join(record.file or record.name for record in self.data)
             raise InputError(f"the run had {len(self.data)} data set(s) ({names}), but {len(datasets)} are given")
-        for dataset, record in zip(datasets, self.data, strict=True):
+        called = called or [dataset.name for dataset in datasets]
+        for name, dataset, record in zip(called, datasets, self.data, strict=True):
             if dataset.sha256 == record.sha256:
                 continue
             if any(dataset.sha256 == other.sha256 for other in self.data):
@@ -164,7 +168,7 @@ class Receipt:
             elif len(dataset) != record.rows:
                 what = f"it has {len(dataset):,} rows, expected {record.rows:,}"
             raise InputError(
-                f"{dataset.name} is not the data {record.name!r} of the run: {what}\n"
+                f"{name} is not the run's data {record.file or record.name}: {what}\n"
                 f"  found    {dataset.sha256}\n  expected {record.sha256}"
             )
 

@@ -23,7 +23,7 @@ from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
-from minilm.training.processes import Processes
+from minilm.training.processes import Processes, join_processes
 from minilm.training.receipt import Receipt, environment, weights_sha256
 from minilm.training.recipe import TrainingRecipe
 from minilm.training.trainer import train
@@ -133,12 +133,12 @@ def reproduce(
         item if isinstance(item, PairDataset) else PairDataset.from_file(item, record.columns, record.name)
         for item, record in zip(data, receipt.data, strict=True)
     ]
-    receipt.check_data(datasets)
+    receipt.check_data(datasets, [i.name if isinstance(i, PairDataset) else os.fspath(i) for i in data])
     say(f"data: {sum(map(len, datasets)):,} rows, the very texts of the run")
-    count = receipt.environment["processes"]
-    if Processes().count != count:
+    processes, count = Processes(), receipt.environment["processes"]
+    if processes.count != count:
         raise InputError(
-            f"the run had {count} processes, this one has {Processes().count}; start it by "
+            f"the run had {count} process(es), this one has {processes.count}; start it by "
             f"torchrun --nproc-per-node {count} -m minilm reproduce …"
         )
 
@@ -176,11 +176,13 @@ def reproduce(
                 evaluator=replay,
                 show_progress_bar=show_progress_bar,
             )
-            again = SentenceEncoder.from_pretrained(target, device="cpu")
-            log_again = read_log(target / LOG_FILE)
+            outcome = None
+            if processes.first:  # the others have written nothing
+                again = SentenceEncoder.from_pretrained(target, device="cpu")
+                outcome = _compare(receipt, log, read_log(target / LOG_FILE), before, result, again, now)
     finally:
         torch.set_num_threads(threads_before)
-    return _compare(receipt, log, log_again, before, result, again, now)
+    return processes.share(outcome)  # type: ignore[return-value]  # the first process's is not None
 
 
 def _prepare(
@@ -282,14 +284,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Returns 0 when the bits are the same, 1 when they are not."""
+    device = join_processes() or args.device
+    first = Processes().first
     result = reproduce(
         args.folder,
         args.data,
         base_model=args.model,
         output_dir=args.output,
         threads=args.threads,
-        device=args.device,
-        say=lambda message: print(message, flush=True),
+        device=device,
+        say=lambda message: print(message, flush=True) if first else None,
     )
-    print(result.report())
+    if first:
+        print(result.report())
     return 0 if result.same_bits else 1

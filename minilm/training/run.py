@@ -61,6 +61,7 @@ def train_with_records(
     seconds = time.monotonic() - started
     processes = Processes()
     if not processes.first:
+        processes.wait()  # until the records are there
         return result
     if recipe.name == "fit" and evaluator is not None:
         # fit leaves the best evaluation's weights in the folder, the last step's in the model.
@@ -100,6 +101,7 @@ def train_with_records(
         training_seconds=seconds,
     )
     card.save(output_dir)
+    processes.wait()
     return result
 
 

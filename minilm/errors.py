@@ -20,12 +20,30 @@ class ModelNotFoundError(MinilmError, FileNotFoundError):
     """No folder, cache, hub or package index had the model."""
 
 
+class PushError(MinilmError, OSError):
+    """A folder could not be uploaded to the hub."""
+
+
 class InputError(MinilmError, ValueError):
     """An argument or an input file cannot be used."""
 
 
 class TextTypeError(MinilmError, TypeError):
     """Something that should be a text is not a string."""
+
+
+class NonFiniteError(MinilmError, ArithmeticError):
+    """A loss or a gradient is infinite or not a number; training stopped before it could do harm.
+
+    Attributes:
+        step: the optimiser step, counted from 1, that was not taken.
+        texts: the rows of that step's batches, each a list of its texts.
+    """
+
+    def __init__(self, message: str, step: int, texts: list[list[str]]):
+        super().__init__(message)
+        self.step = step
+        self.texts = texts
 
 
 class TruncationError(MinilmError, ValueError):

@@ -20,3 +20,6 @@ LOSS_REORDERED = 5e-6
 
 # The same in float64, where rounding is eight orders smaller and a mistake would not be.
 LOSS_FLOAT64 = 1e-12
+# Two processes add up a gradient's halves in another order than one process does, which Adam, dividing
+# by the gradient's size, makes visible where it is near zero: relative, for losses, norms and the update.
+TWO_PROCESSES = 1e-3

@@ -1,1 +1,22 @@
-"""Contrastive fine-tuning: losses, data, recipes and the training loop."""
+"""Contrastive fine-tuning: pairs, a loss, a recipe, and a loop that one can read and change.
+
+>>> from minilm import SentenceEncoder
+>>> from minilm.training import PairDataset, TrainingRecipe, train
+>>> model = SentenceEncoder.from_pretrained()
+>>> pairs = PairDataset.from_file("pairs.jsonl")  # doctest: +SKIP
+>>> train(model, pairs, TrainingRecipe.trainer(num_train_epochs=1), output_dir="out")  # doctest: +SKIP
+"""
+
+from minilm.training.data import PairDataset
+from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.recipe import TrainingRecipe
+from minilm.training.trainer import TrainingResult, train
+
+__all__ = [
+    "CachedMultipleNegativesRankingLoss",
+    "MultipleNegativesRankingLoss",
+    "PairDataset",
+    "TrainingRecipe",
+    "TrainingResult",
+    "train",
+]

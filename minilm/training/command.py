@@ -1,0 +1,207 @@
+"""``minilm train``: fine-tunes a model on files of pairs.
+
+  minilm train pairs.jsonl --output out/ --num_train_epochs 1
+  torchrun --nproc_per_node 2 -m minilm train pairs.jsonl --output out/ --gather_across_devices
+
+Every setting of :class:`~minilm.training.recipe.TrainingRecipe` is an option of the same name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, SequentialEvaluator
+from minilm.sentence_encoder import SentenceEncoder
+from minilm.tables import read_table
+from minilm.training.data import PairDataset
+from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.processes import Processes, join_processes
+from minilm.training.recipe import REFUSED, TrainingRecipe, refusal
+from minilm.training.run import train_with_records
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``minilm train``."""
+    parser.add_argument(
+        "pairs",
+        nargs="+",
+        metavar="PAIRS",
+        help="JSONL, CSV or TSV with the columns anchor, positive and maybe negatives, in this order, whatever their "
+        "names; several files are several data sets",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder for model, log and checkpoints")
+    parser.add_argument("--model", help="the model to start from: a folder or hub id (default: all-MiniLM-L6-v2)")
+    parser.add_argument(
+        "--recipe",
+        choices=["trainer", "fit"],
+        default="trainer",
+        help="whose defaults to take: SentenceTransformerTrainer's, or those of SentenceTransformer.fit (default: "
+        "trainer)",
+    )
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to use, in this order (default: all)")
+    parser.add_argument("--max_seq_length", "--max-seq-length", type=int, help="cut texts at this many tokens")
+    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--scale", type=float, default=20.0, help="one over the temperature (default: 20)")
+    loss.add_argument(
+        "--mini_batch_size",
+        "--mini-batch-size",
+        type=int,
+        metavar="N",
+        help="embed N texts at a time, for batches that do not fit into memory (the cached loss)",
+    )
+    loss.add_argument(
+        "--gather_across_devices",
+        "--gather-across-devices",
+        action="store_true",
+        help="take the texts of all processes as negatives",
+    )
+
+    evaluation = parser.add_argument_group("evaluation while training")
+    evaluation.add_argument(
+        "--eval_pairs",
+        "--eval-pairs",
+        metavar="FILE",
+        help="held-out pairs: how well does each anchor find its positive among all?",
+    )
+    evaluation.add_argument(
+        "--eval_sts", "--eval-sts", metavar="FILE", help="pairs and how similar they are: sentence1, sentence2, score"
+    )
+    parser.add_argument(
+        "--no_card_samples",
+        "--no-card-samples",
+        action="store_true",
+        help="keep the texts of the data out of the model card",
+    )
+
+    recipe = parser.add_argument_group("recipe", "named as in Hugging Face's TrainingArguments")
+    hints = get_type_hints(TrainingRecipe)
+    for field in dataclasses.fields(TrainingRecipe):
+        if field.name != "name":
+            _add_setting(recipe, field.name, hints[field.name], field.default, field.metadata["meaning"])
+    for name in REFUSED:
+        recipe.add_argument(*_flags(name), dest=name, action=_Refuse, nargs="*", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs ``minilm train``; returns the exit status.
+
+    Raises:
+        MinilmError: the data, the model or an option cannot be used, or training had to stop.
+    """
+    settings = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingRecipe) if hasattr(args, f.name)}
+    evaluator = _evaluator(args)
+    if evaluator is not None and args.recipe == "trainer":
+        settings.setdefault("eval_strategy", "epoch")
+    recipe = TrainingRecipe.fit(**settings) if args.recipe == "fit" else TrainingRecipe.trainer(**settings)
+    datasets = [PairDataset.from_file(path, args.columns) for path in args.pairs]
+    device = join_processes() or args.device
+    model = SentenceEncoder.from_pretrained(args.model, device=device)
+    if args.max_seq_length is not None:
+        model.max_seq_length = args.max_seq_length
+    options: dict[str, Any] = {"scale": args.scale, "gather_across_devices": args.gather_across_devices}
+    loss = (
+        MultipleNegativesRankingLoss(**options)
+        if args.mini_batch_size is None
+        else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
+    )
+    result = train_with_records(
+        model,
+        datasets,
+        recipe,
+        output_dir=args.output,
+        loss=loss,
+        evaluator=evaluator,
+        base_model=args.model or "sentence-transformers/all-MiniLM-L6-v2",
+        data_files=args.pairs,
+        card_samples=not args.no_card_samples,
+    )
+    if Processes().first:
+        print(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
+        if result.best_metric is not None:
+            print(f"best evaluation: {result.best_metric:.4f}")
+    return 0
+
+
+def retrieval_evaluator(pairs: PairDataset, batch_size: int = 32) -> InformationRetrievalEvaluator:
+    """How well anchors find their positives among all positives of some held-out pairs. Equal texts
+    count once; an anchor with several positives has found one when it finds any."""
+    anchors, positives = list(pairs.columns.values())[:2]
+    queries = {text: f"q{i}" for i, text in enumerate(dict.fromkeys(anchors))}
+    corpus = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(positives))}
+    relevant: dict[str, set[str]] = {}
+    for anchor, positive in zip(anchors, positives, strict=True):
+        relevant.setdefault(queries[anchor], set()).add(corpus[positive])
+    return InformationRetrievalEvaluator(
+        {key: text for text, key in queries.items()},
+        {key: text for text, key in corpus.items()},
+        relevant,
+        batch_size=batch_size,
+        name=pairs.name,
+    )
+
+
+def _evaluator(args: argparse.Namespace) -> Any:
+    evaluators: list[Any] = []
+    if args.eval_pairs is not None:
+        evaluators.append(retrieval_evaluator(PairDataset.from_file(args.eval_pairs)))
+    if args.eval_sts is not None:
+        table = read_table(args.eval_sts, ("sentence1", "sentence2", "score"))
+        pairs = table.texts("sentence1"), table.texts("sentence2"), table.numbers("score")
+        evaluators.append(EmbeddingSimilarityEvaluator(*pairs, name=Path(args.eval_sts).stem))
+    return SequentialEvaluator(evaluators) if len(evaluators) > 1 else next(iter(evaluators), None)
+
+
+def _add_setting(group: Any, name: str, hint: Any, default: Any, meaning: str) -> None:
+    shown = "the recipe's" if name in _DIFFERS else default
+    options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": f"{meaning} (default: {shown})"}
+    options["help"] = options["help"].replace("%", "%%")
+    types = [t for t in get_args(hint) if t is not type(None)]
+    if get_origin(hint) is Literal:
+        options["choices"] = get_args(hint)
+    elif hint is bool or types == [bool]:
+        options |= {"type": _boolean, "nargs": "?", "const": True, "metavar": "True|False"}
+    elif bool in types:
+        options |= {"type": _boolean_or_text, "nargs": "?", "const": True, "metavar": "CHECKPOINT|True"}
+    else:
+        kind = types[0] if types else hint
+        options |= {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
+    group.add_argument(*_flags(name), **options)
+
+
+# The settings that the two recipes' defaults give different values.
+_DIFFERS = {name for name, value in TrainingRecipe.fit().to_dict().items() if value != TrainingRecipe().to_dict()[name]}
+
+
+def _flags(name: str) -> list[str]:
+    return list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "yes", "1"):
+        return True
+    if text.lower() in ("false", "no", "0"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+
+
+def _boolean_or_text(text: str) -> bool | str:
+    return text.lower() == "true" if text.lower() in ("true", "false") else text
+
+
+class _Refuse(argparse.Action):
+    """An option of TrainingArguments that has no meaning here; says so when it is used."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> NoReturn:
+        raise refusal(self.dest)

@@ -1,0 +1,297 @@
+"""``training_receipt.json``: what a run was made of and what came out, by SHA-256.
+
+With the receipt, the base model and the data, :mod:`minilm.training.reproduce` runs it again and
+compares the bits. The receipt holds no text of the data and no path, only names and hashes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from minilm.checkpoint import atomic_path, read_json, their_names
+from minilm.errors import CheckpointError, InputError
+from minilm.sentence_encoder import SentenceEncoder
+from minilm.training.data import PairDataset
+from minilm.training.log import LOG_FILE
+from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.model_card import framework_versions
+from minilm.training.processes import Processes
+from minilm.training.recipe import TrainingRecipe
+
+RECEIPT_FILE = "training_receipt.json"
+FORMAT = 1
+
+# The files of the result that a receipt vouches for. README.md is not among them: people edit it.
+RESULT_FILES = (
+    "model.safetensors",
+    "config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+    "tokenizer.json",
+    LOG_FILE,
+)
+
+# What reproducing a run reads from the parts of a receipt.
+_NEEDED = {
+    "files": ("model.safetensors", LOG_FILE),
+    "environment": ("device", "dtype", "threads", "processes"),
+    "loss": ("class",),
+    "recipe": ("name", "seed"),
+}
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """One data set of a run.
+
+    Attributes:
+        columns: those that were used, in order.
+        sha256: of the columns' names and texts (:attr:`PairDataset.sha256`), whatever file held them.
+        file: its name without folders, and ``file_sha256`` its bytes'; None for data that came from Python.
+    """
+
+    name: str
+    rows: int
+    columns: list[str]
+    sha256: str
+    file: str | None = None
+    file_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """All that decides a run's bits, and their hashes.
+
+    Attributes:
+        base_model: the base model's name on the hub; None for a folder.
+        base_weights: :func:`weights_sha256` before training.
+        recipe: every setting, and ``recipe_sha256`` of them.
+        loss: class and options.
+        evaluator: class, ``primary_metric`` and ``greater_is_better``; None without evaluations.
+        environment: :func:`environment` of the run.
+        weights: :func:`weights_sha256` after it.
+        files: name → SHA-256 of :data:`RESULT_FILES`.
+    """
+
+    base_model: str | None
+    base_weights: str
+    data: list[DataRecord]
+    recipe: dict[str, Any]
+    recipe_sha256: str
+    loss: dict[str, Any]
+    evaluator: dict[str, Any] | None
+    environment: dict[str, Any]
+    global_step: int
+    weights: str
+    files: dict[str, str]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes ``training_receipt.json``."""
+        content = {"format": FORMAT, **dataclasses.asdict(self)}
+        with atomic_path(Path(folder) / RECEIPT_FILE) as file:
+            file.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Receipt:
+        """Reads the receipt of a folder.
+
+        Raises:
+            CheckpointError: there is none, it is broken, or of another format.
+        """
+        path = Path(folder) / RECEIPT_FILE
+        content = read_json(path)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise CheckpointError(f"{path}: the format is not {FORMAT}, the only one that is known; was it edited?")
+        del content["format"]
+        try:
+            receipt = cls(**content)  # type: ignore[arg-type]
+            receipt = dataclasses.replace(receipt, data=[DataRecord(**record) for record in receipt.data])  # type: ignore[arg-type]
+        except TypeError as error:
+            raise CheckpointError(f"{path} is not a whole receipt: {error}") from None
+        for part, keys in _NEEDED.items():
+            found = getattr(receipt, part)
+            if not isinstance(found, dict) or not set(keys) <= set(found):
+                raise CheckpointError(f"{path} is not a whole receipt: {part} is {found!r:.80}, expected {keys} in it")
+        if unknown := set(receipt.files) - set(RESULT_FILES):
+            raise CheckpointError(f"{path} names {', '.join(sorted(unknown))}, which no run writes; was it edited?")
+        return receipt
+
+    def check_folder(self, folder: str | os.PathLike[str]) -> None:
+        """Makes sure that the folder holds what the receipt says.
+
+        Raises:
+            CheckpointError: names every file that is missing or another one, and the recipe if its hash is wrong.
+        """
+        problems = []
+        for name, expected in self.files.items():
+            found = file_sha256(Path(folder) / name) if (Path(folder) / name).is_file() else "missing"
+            if found != expected:
+                problems.append(f"{name}\n    found    {found}\n    expected {expected}")
+        if (found := _json_sha256(self.recipe)) != self.recipe_sha256:
+            problems.append(f"the recipe in the receipt\n    found    {found}\n    expected {self.recipe_sha256}")
+        if problems:
+            raise CheckpointError(f"{RECEIPT_FILE} does not match {folder}:\n  " + "\n  ".join(problems))
+
+    def check_data(self, datasets: Sequence[PairDataset], called: Sequence[str] = ()) -> None:
+        """Makes sure that these are the data sets of the run, in its order.
+
+        Args:
+            called: what to call each in a message; empty for their names.
+
+        Raises:
+            InputError: says which is not, and how it differs.
+        """
+        if len(datasets) != len(self.data):
+            names = ", ".join(record.file or record.name for record in self.data)
+            raise InputError(f"the run had {len(self.data)} data set(s) ({names}), but {len(datasets)} are given")
+        called = called or [dataset.name for dataset in datasets]
+        for name, dataset, record in zip(called, datasets, self.data, strict=True):
+            if dataset.sha256 == record.sha256:
+                continue
+            if any(dataset.sha256 == other.sha256 for other in self.data):
+                raise InputError(f"the data is in another order; give {', '.join(r.file or r.name for r in self.data)}")
+            what = "the texts differ"
+            if list(dataset.columns) != record.columns:
+                what = f"the columns are {list(dataset.columns)}, expected {record.columns}"
+            elif len(dataset) != record.rows:
+                what = f"it has {len(dataset):,} rows, expected {record.rows:,}"
+            raise InputError(
+                f"{name} is not the run's data {record.file or record.name}: {what}\n"
+                f"  found    {dataset.sha256}\n  expected {record.sha256}"
+            )
+
+    def make_loss(self) -> nn.Module:
+        """The loss that the receipt describes.
+
+        Raises:
+            InputError: it is not one of minilm's, or its similarity is not.
+        """
+        from minilm import similarity
+
+        losses = {c.__name__: c for c in (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss)}
+        options = dict(self.loss)
+        name, function = options.pop("class"), options.pop("similarity_fct", "cos_sim")
+        if name not in losses or function not in ("cos_sim", "dot_score", "euclidean_sim", "manhattan_sim"):
+            raise InputError(
+                f"the run's loss is {name} with {function}, which minilm does not have; give the same one as loss"
+            )
+        loss: nn.Module = losses[name](similarity_fct=getattr(similarity, function), **options)
+        return loss
+
+
+def make_receipt(
+    folder: str | os.PathLike[str],
+    model: SentenceEncoder,
+    datasets: Sequence[PairDataset],
+    recipe: TrainingRecipe,
+    loss: nn.Module,
+    *,
+    base_weights: str,
+    global_step: int,
+    evaluator: Any = None,
+    base_model: str | None = None,
+    data_files: Sequence[str | os.PathLike[str]] = (),
+) -> Receipt:
+    """The receipt of a run that has just left its result in ``folder``.
+
+    Args:
+        base_weights: :func:`weights_sha256` of the model before the run.
+        data_files: the file of each data set, in order; empty for data from Python.
+    """
+    files: list[Path | None] = [Path(file) for file in data_files]
+    files = files or [None] * len(datasets)
+    return Receipt(
+        base_model=base_model,
+        base_weights=base_weights,
+        data=[
+            DataRecord(
+                name=dataset.name,
+                rows=len(dataset),
+                columns=list(dataset.columns),
+                sha256=dataset.sha256,
+                file=file.name if file else None,
+                file_sha256=file_sha256(file) if file else None,
+            )
+            for dataset, file in zip(datasets, files, strict=True)
+        ],
+        recipe=recipe.to_dict(),
+        recipe_sha256=_json_sha256(recipe.to_dict()),
+        loss={"class": type(loss).__name__, **getattr(loss, "get_config_dict", dict)()},
+        evaluator=None
+        if evaluator is None
+        else {
+            "class": type(evaluator).__name__,
+            "primary_metric": getattr(evaluator, "primary_metric", None),
+            "greater_is_better": getattr(evaluator, "greater_is_better", None),
+        },
+        environment=environment(model),
+        global_step=global_step,
+        weights=weights_sha256(model),
+        files={name: file_sha256(Path(folder) / name) for name in RESULT_FILES if (Path(folder) / name).is_file()},
+    )
+
+
+def weights_sha256(model: SentenceEncoder) -> str:
+    """Of the encoder's weights: equal hashes mean equal bits, whatever file they are in.
+
+    Over the tensors in the order of their names in the checkpoint: name, type and shape as a line
+    of JSON, then the raw little-endian bytes.
+    """
+    names = their_names(model.encoder.config)
+    digest = hashlib.sha256()
+    for name, parameter in sorted((names[ours], p) for ours, p in model.encoder.named_parameters()):
+        tensor = parameter.detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def environment(model: SentenceEncoder) -> dict[str, Any]:
+    """What else decides rounding: kernels are chosen by versions, processor and number of threads."""
+    device = model.device
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "processes": Processes().count,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "versions": framework_versions(),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+def _json_sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

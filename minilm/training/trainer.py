@@ -1,0 +1,518 @@
+"""The training loop, to be read from top to bottom and changed.
+
+:func:`train` follows ``SentenceTransformerTrainer`` (sentence-transformers 6.2, transformers 5.23)
+operation by operation: in the padded layout every loss, gradient norm, learning rate and weight has
+its bits, dropout included. What decides them, and must stay as it is: the number that is drawn at the
+start of each epoch and of each evaluation, the order of the batches (batches.py), one forward pass
+for the anchors and one for all other columns, each padded to its own longest text, and the order of
+clipping, AdamW, the schedule and zeroing.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from minilm.errors import InputError, NonFiniteError
+from minilm.layouts import PackedBatch, PaddedBatch, TokenIds
+from minilm.progress import progress
+from minilm.sentence_encoder import SentenceEncoder
+from minilm.training import checkpoints
+from minilm.training.batches import BatchRows, batches_per_epoch, epoch_batches
+from minilm.training.checkpoints import TrainingState, checkpoint_path
+from minilm.training.data import PairDataset
+from minilm.training.log import TrainingLog
+from minilm.training.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+    duplicate_ids,
+)
+from minilm.training.processes import Processes
+from minilm.training.recipe import TrainingRecipe
+
+Evaluator: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run gave. The model itself was changed in place, and is also in ``output_dir``.
+
+    Attributes:
+        output_dir: the model's folder, with the log and the checkpoints.
+        global_step: optimiser steps done.
+        training_loss: mean of all steps' losses.
+        metrics: the last evaluation.
+        best_metric: of the evaluations, by ``metric_for_best_model``.
+        best_model_checkpoint: the checkpoint of that evaluation, where one was written.
+        tokens_lost: data set → column → the number of its texts that were cut at the limit.
+    """
+
+    output_dir: Path
+    global_step: int
+    training_loss: float
+    metrics: dict[str, float]
+    best_metric: float | None
+    best_model_checkpoint: Path | None
+    tokens_lost: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def train(
+    model: SentenceEncoder,
+    datasets: PairDataset | Sequence[PairDataset],
+    recipe: TrainingRecipe | None = None,
+    *,
+    output_dir: str | Path,
+    loss: nn.Module | None = None,
+    evaluator: Evaluator | None = None,
+    show_progress_bar: bool | None = None,
+) -> TrainingResult:
+    """Fine-tunes a model in place and writes its folder, log and checkpoints.
+
+    Under ``torchrun``, with ``torch.distributed`` initialised, every process calls this with the same
+    arguments: batches are taken in turn, gradients averaged, and the first process writes.
+
+    Args:
+        model: on the device to train on; left there in evaluation mode.
+        datasets: one or several; each batch is from one of them.
+        recipe: all settings; None is ``TrainingRecipe.trainer()``.
+        output_dir: the folder for all results. It may exist, but not hold a model or a run, unless
+            ``recipe.resume_from_checkpoint`` says to go on with that.
+        loss: of losses.py, or a module of the same interface; None is
+            ``MultipleNegativesRankingLoss()``.
+        evaluator: ``evaluator(model, output_path=…, epoch=…, steps=…)`` → metrics by name, or one
+            number, as in sentence-transformers; run as ``recipe.eval_strategy`` says.
+        show_progress_bar: None shows one on a terminal.
+
+    Raises:
+        InputError: data, recipe and output folder do not fit together; nothing was changed.
+        NonFiniteError: a loss or gradient was infinite or not a number.
+        OSError: something could not be written; checkpoints written before are unharmed.
+    """
+    recipe = recipe or TrainingRecipe.trainer()
+    datasets = [datasets] if isinstance(datasets, PairDataset) else list(datasets)
+    loss = loss if loss is not None else MultipleNegativesRankingLoss()
+    output_dir = Path(output_dir)
+    processes = Processes()
+    if processes.count > 1:  # an incomplete batch would leave processes waiting for each other
+        recipe = recipe.replace(dataloader_drop_last=True)
+    _check(model, datasets, recipe, evaluator, loss, processes)
+    start_from = _find_start(output_dir, recipe)
+    if processes.first and recipe.resume_from_checkpoint:
+        checkpoints.remove_leftovers(output_dir)
+    tokens_lost = _report_data(model, datasets, recipe)
+
+    batches_in_epoch = batches_per_epoch(datasets, recipe, processes.count)
+    updates_in_epoch = math.ceil(batches_in_epoch / recipe.gradient_accumulation_steps)
+    total_steps = recipe.max_steps if recipe.max_steps > 0 else math.ceil(recipe.num_train_epochs * updates_in_epoch)
+    epochs = math.ceil(total_steps / updates_in_epoch)
+    schedule_steps = _schedule_steps(datasets, recipe, total_steps)
+
+    torch.manual_seed(recipe.seed)
+    optimizer = make_optimizer(model, recipe)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.fp16)
+    wrapped = processes.wrap(model)
+    identity = {
+        "recipe": recipe.to_dict(),
+        "data": {dataset.name: dataset.sha256 for dataset in datasets},
+        "loss": _describe(loss),
+        "processes": processes.count,
+    }
+    state = TrainingState()
+    resumed = start_from is not None
+    if start_from is not None:
+        state = checkpoints.load_checkpoint(start_from, model, optimizer, identity, processes.rank)
+        scaler.load_state_dict(state.scaler)
+    metrics: dict[str, float] = {}
+
+    with ExitStack() as stack:
+        log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, write=processes.first))
+        if recipe.gradient_checkpointing:
+            stack.enter_context(_recomputed_layers(model))
+        show = show_progress_bar if processes.first else False
+        bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
+        bar.update(state.global_step)
+        step_loss = torch.tensor(state.loss, device=model.device)  # since the last line of the log
+
+        def log_line() -> None:
+            mean = processes.mean(step_loss).item()
+            value = mean / (state.global_step - state.loss_step)
+            log.write(
+                step=state.global_step,
+                epoch=state.epoch + state.batch / batches_in_epoch,
+                loss=value,
+                grad_norm=state.grad_norm,
+                learning_rate=state.learning_rate,
+            )
+            state.total_loss += mean
+            state.loss_step = state.global_step
+            step_loss.zero_()
+            bar.set_postfix_str(f"loss {value:.4f}")
+
+        def evaluate(draw: bool = True) -> bool:
+            """Runs the evaluator; True if this is the best evaluation so far."""
+            if draw:  # the reference makes a data loader, though an evaluator needs none
+                draw_base_seed()
+            metrics.clear()
+            epoch_now = state.epoch + state.batch / batches_in_epoch
+            metrics.update(_evaluate(model, evaluator, recipe, state, output_dir, processes, epoch_now))
+            if processes.first and metrics:
+                log.write(step=state.global_step, epoch=epoch_now, **metrics)
+            best = _note_best(metrics, evaluator, recipe, state)
+            if best and recipe.name == "fit" and processes.first:
+                model.save_pretrained(output_dir)
+            return best
+
+        def save() -> None:
+            state.loss, state.log_bytes, state.scaler = step_loss.item(), log.bytes, scaler.state_dict()
+            _save(output_dir, model, optimizer, recipe, state, identity, processes)
+
+        for epoch in range(state.epoch, epochs):
+            if not (resumed and state.batch):
+                draw_base_seed()
+            resumed = False
+            batches = epoch_batches(datasets, recipe, epoch, processes.rank, processes.count)
+            remaining = islice(batches, state.batch, batches_in_epoch)
+            while group := list(islice(remaining, recipe.gradient_accumulation_steps)):
+                for i, batch in enumerate(group):
+                    model.train()
+                    last = i == len(group) - 1
+                    no_sync = processes.no_sync(wrapped)
+                    with nullcontext() if last else no_sync():
+                        value = batch_loss(wrapped, model, datasets, batch, loss, recipe, no_sync) / len(group)
+                        if not value.isfinite():
+                            raise _not_finite("loss", value, state, datasets, group, output_dir)
+                        scaler.scale(value).backward()
+                    step_loss += value.detach()
+                    state.batch += 1
+                if state.batch % recipe.gradient_accumulation_steps and state.batch != batches_in_epoch:
+                    continue  # no_duplicates found too few batches: what is there waits for the next epoch
+
+                scaler.unscale_(optimizer)
+                norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or math.inf)
+                if not (norm.isfinite() or recipe.fp16):  # under fp16 the scaler leaves such a step out
+                    raise _not_finite("gradient norm", norm, state, datasets, group, output_dir)
+                state.grad_norm = norm.item()
+                state.learning_rate = recipe.learning_rate_at(state.schedule_step, schedule_steps)
+                for parameters in optimizer.param_groups:
+                    parameters["lr"] = state.learning_rate
+                scale = scaler.get_scale()
+                scaler.step(optimizer)
+                scaler.update()
+                state.schedule_step += scaler.get_scale() >= scale
+                optimizer.zero_grad()
+
+                state.global_step += 1
+                bar.update()
+                at_end = state.global_step >= total_steps
+                if recipe.logging_strategy == "steps" and _due(recipe, "logging", state, total_steps):
+                    log_line()
+                due = recipe.eval_strategy == "steps" and (at_end or _due(recipe, "eval", state, total_steps))
+                best = evaluate() if due else False
+                due = recipe.save_strategy == "steps" and (at_end or _due(recipe, "save", state, total_steps))
+                if due or (best and recipe.save_strategy == "best"):
+                    save()
+                if at_end:
+                    break
+
+            if not state.batch:
+                raise InputError(
+                    f"no batch of {recipe.per_device_train_batch_size} pairs without a repeated text can be found; "
+                    "lower per_device_train_batch_size, or use another batch_sampler"
+                )
+            if recipe.logging_strategy == "epoch" and state.global_step > state.loss_step:
+                log_line()
+            best = False
+            if recipe.name == "fit" and evaluator is not None:
+                best = evaluate(draw=False)
+            elif recipe.eval_strategy == "epoch":
+                best = evaluate()
+            state.epoch, state.batch = epoch + 1, 0
+            if recipe.save_strategy == "epoch" or (best and recipe.save_strategy == "best"):
+                save()
+            if state.global_step >= total_steps:
+                break
+
+        state.total_loss += processes.mean(step_loss).item()
+        if recipe.load_best_model_at_end and state.best_checkpoint is not None:
+            checkpoints.load_weights(checkpoint_path(output_dir, state.best_checkpoint), model)
+        model.eval()
+        if processes.first and not (recipe.name == "fit" and state.best_step is not None):
+            model.save_pretrained(output_dir)
+        processes.wait()
+
+    return TrainingResult(
+        output_dir=output_dir,
+        global_step=state.global_step,
+        training_loss=state.total_loss / max(state.global_step, 1),
+        metrics=metrics,
+        best_metric=state.best_metric,
+        best_model_checkpoint=None
+        if state.best_checkpoint is None
+        else checkpoint_path(output_dir, state.best_checkpoint),
+        tokens_lost=tokens_lost,
+    )
+
+
+def batch_loss(
+    forward: Callable[..., Any],
+    model: SentenceEncoder,
+    datasets: Sequence[PairDataset],
+    batch: BatchRows,
+    loss: nn.Module,
+    recipe: TrainingRecipe,
+    no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Tensor:
+    """The loss of one batch, a scalar with gradients.
+
+    Anchors are embedded in a pass of their own, all other columns together in a second one, as in
+    the reference. ``forward`` is the model, or the DistributedDataParallel around it.
+    """
+    dataset = datasets[batch.dataset]
+    ids = [model.tokenizer(texts).ids for texts in dataset.rows(batch.rows)]
+    duplicates = duplicate_ids(ids) if recipe.mask_duplicates else None
+    embed = partial(_embed, forward, model, recipe)
+    if isinstance(loss, CachedMultipleNegativesRankingLoss):
+        return loss(embed, ids, duplicates, no_sync)  # type: ignore[no-any-return]
+    anchors, *others = ids
+    names = list(dataset.columns)
+    if any(other.startswith(f"{name}_") for name in names[1:] for other in names):
+        # The reference tells columns apart by their prefix, and here it fails to see that they are alike.
+        embedded = [embed(column) for column in ids]
+    else:
+        embedded = [embed(anchors)]  # first: dropout draws in this order
+        embedded += embed([row for column in others for row in column]).split(len(anchors))
+    return loss(embedded, duplicates)  # type: ignore[no-any-return]
+
+
+def _embed(forward: Callable[..., Any], model: SentenceEncoder, recipe: TrainingRecipe, ids: TokenIds) -> Tensor:
+    """Token ids of ``b`` texts → ``[b, D]``, in the recipe's layout and precision."""
+    low = torch.bfloat16 if recipe.bf16 else torch.float16
+    with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
+        if recipe.layout == "padded":
+            batch = PaddedBatch.from_ids(ids, model.encoder.config.pad_token_id or 0).to(model.device)
+            vectors: Tensor = forward(batch).sentence_embedding
+        else:  # equal lengths side by side, then back into the order asked for
+            order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+            packed = PackedBatch.from_ids([ids[i] for i in order]).to(model.device)
+            vectors = forward(packed).sentence_embedding[torch.tensor(order, device=model.device).argsort()]
+    return vectors.float() if recipe.bf16 or recipe.fp16 else vectors
+
+
+def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2017, https://arxiv.org/abs/1711.05101) over a model's parameters;
+    biases and LayerNorm are not decayed."""
+    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "norm" in name]
+    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "norm" in name)]
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=recipe.learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        eps=recipe.adam_epsilon,
+        fused=recipe.optim == "adamw_torch_fused",
+    )
+
+
+def draw_base_seed() -> None:
+    """The number that torch's ``DataLoader`` draws when an iteration over it begins. Nobody uses it,
+    but dropout draws from the same generator and would come out differently without it."""
+    torch.empty((), dtype=torch.int64).random_()
+
+
+def _due(recipe: TrainingRecipe, kind: Any, state: TrainingState, total_steps: int) -> bool:
+    return state.global_step % recipe.every(kind, total_steps) == 0
+
+
+def _schedule_steps(datasets: Sequence[PairDataset], recipe: TrainingRecipe, total_steps: int) -> int:
+    """The length of the schedule. ``fit`` does not count an epoch's last batch when it is not full,
+    so that its last steps may have a learning rate of 0."""
+    if recipe.name == "trainer" or recipe.max_steps > 0:
+        return total_steps
+    full = min(len(dataset) // recipe.per_device_train_batch_size for dataset in datasets)
+    return int(full * recipe.num_train_epochs) * len(datasets)
+
+
+def _evaluate(
+    model: SentenceEncoder,
+    evaluator: Evaluator | None,
+    recipe: TrainingRecipe,
+    state: TrainingState,
+    output_dir: Path,
+    processes: Processes,
+    epoch: float,
+) -> dict[str, float]:
+    """The evaluator's metrics, their names beginning with ``eval_``; the same in every process."""
+    metrics: dict[str, float] = {}
+    if processes.first and evaluator is not None:
+        folder = output_dir / "eval"
+        folder.mkdir(parents=True, exist_ok=True)
+        low = torch.bfloat16 if recipe.bf16 else torch.float16
+        with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
+            found = evaluator(model, output_path=str(folder), epoch=epoch, steps=state.global_step)
+        found = found if isinstance(found, dict) else {"evaluator": found}
+        metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
+    return processes.share(metrics)
+
+
+def _note_best(
+    metrics: dict[str, float], evaluator: Evaluator | None, recipe: TrainingRecipe, state: TrainingState
+) -> bool:
+    """Whether these are the best metrics so far; remembers them if so."""
+    name = recipe.metric_for_best_model or getattr(evaluator, "primary_metric", None) or "evaluator"
+    if f"eval_{name.removeprefix('eval_')}" not in metrics:
+        if recipe.metric_for_best_model or recipe.load_best_model_at_end or recipe.save_strategy == "best":
+            raise InputError(
+                f"the evaluation has no metric {name!r} to tell the best model by; set metric_for_best_model to one of "
+                f"{', '.join(n.removeprefix('eval_') for n in metrics)}"
+            )
+        return False
+    value = metrics[f"eval_{name.removeprefix('eval_')}"]
+    greater = recipe.greater_is_better
+    if greater is None:
+        greater = getattr(evaluator, "greater_is_better", not name.endswith("loss"))
+    if state.best_metric is not None and (value <= state.best_metric if greater else value >= state.best_metric):
+        return False
+    state.best_metric, state.best_step = value, state.global_step
+    return True
+
+
+def _save(
+    output_dir: Path,
+    model: SentenceEncoder,
+    optimizer: torch.optim.Optimizer,
+    recipe: TrainingRecipe,
+    state: TrainingState,
+    identity: dict[str, Any],
+    processes: Processes,
+) -> None:
+    path = checkpoint_path(output_dir, state.global_step)
+    if state.best_step == state.global_step:
+        state.best_checkpoint = state.best_step
+    random_states = processes.all_states(checkpoints.random_states(model.device))
+    if processes.first:
+        checkpoints.save_checkpoint(path, model, optimizer, state, identity, random_states)
+        checkpoints.rotate_checkpoints(output_dir, recipe.save_total_limit, state.best_checkpoint)
+    processes.wait()
+
+
+@contextmanager
+def _recomputed_layers(model: SentenceEncoder) -> Iterator[None]:
+    """Inside, each layer keeps only its input for the backward pass and computes the rest again,
+    under the same random numbers (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
+    for layer in model.encoder.layers:
+        layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in model.encoder.layers:
+            del layer.__dict__["forward"]
+
+
+def _check(
+    model: SentenceEncoder,
+    datasets: Sequence[PairDataset],
+    recipe: TrainingRecipe,
+    evaluator: Evaluator | None,
+    loss: nn.Module,
+    processes: Processes,
+) -> None:
+    if not datasets:
+        raise InputError("there is no data set to train on")
+    names = [dataset.name for dataset in datasets]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two data sets are called {', '.join(twice)}; give each a name of its own")
+    if recipe.eval_strategy != "no" and evaluator is None:
+        raise InputError(f"eval_strategy is {recipe.eval_strategy!r}, but there is no evaluator to run")
+    if recipe.fp16 and model.device.type != "cuda":
+        raise InputError(f"fp16 needs CUDA, but the model is on {model.device.type}; use bf16")
+    if any(True for _ in loss.parameters()):
+        raise InputError(f"{type(loss).__name__} has weights of its own, which would not be trained")
+    if not batches_per_epoch(datasets, recipe, processes.count):
+        sizes = ", ".join(f"{dataset.name} {len(dataset)}" for dataset in datasets)
+        raise InputError(
+            f"not one batch of {recipe.per_device_train_batch_size} pairs can be filled in each of {processes.count} "
+            f"process(es) (pairs: {sizes}); lower per_device_train_batch_size, or keep partial batches"
+        )
+
+
+def _report_data(model: SentenceEncoder, datasets: Sequence[PairDataset], recipe: TrainingRecipe) -> dict[str, Any]:
+    """Warns of what training would pass over in silence; returns the number of texts that are cut."""
+    tokens_lost = {dataset.name: dataset.tokens_lost(model.tokenizer) for dataset in datasets}
+    for dataset in datasets:
+        if cut := sum(tokens_lost[dataset.name].values()):
+            warnings.warn(
+                f"{dataset.name}: {cut:,} of {len(dataset) * len(dataset.columns):,} texts are over the limit of "
+                f"{model.max_seq_length} tokens; the rest of each is cut off and has no part in training",
+                stacklevel=3,
+            )
+        unmasked = recipe.batch_sampler != "no_duplicates" and not recipe.mask_duplicates
+        if unmasked and (repeated := dataset.duplicates):
+            warnings.warn(
+                f"{dataset.name}: {repeated:,} of {len(dataset):,} rows repeat an earlier one; in the same batch they "
+                "count as wrong answers to each other. Set batch_sampler to no_duplicates, or mask_duplicates",
+                stacklevel=3,
+            )
+        if min(len(dataset), recipe.per_device_train_batch_size) == 1 and len(dataset.columns) == 2:
+            warnings.warn(
+                f"{dataset.name}: a batch of one pair has no wrong answers: its loss is 0 and it teaches nothing",
+                stacklevel=3,
+            )
+    return tokens_lost
+
+
+def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:
+    """The checkpoint to go on from, or None to start anew."""
+    resume = recipe.resume_from_checkpoint
+    if isinstance(resume, str):
+        path = Path(resume)
+        if not (path / checkpoints.STATE_JSON).is_file():
+            raise InputError(f"{path} is no checkpoint of a training run: it has no {checkpoints.STATE_JSON}")
+        if path.resolve().parent == output_dir.resolve():
+            return path
+    elif resume:
+        return next(reversed(checkpoints.checkpoints(output_dir)), None)
+    held = [name for name in ("modules.json", "training_log.jsonl") if (output_dir / name).exists()]
+    if held := held + [p.name for p in checkpoints.checkpoints(output_dir)]:
+        raise InputError(
+            f"{output_dir} already has a run or a model ({', '.join(held)}). Set resume_from_checkpoint to True to go "
+            "on with it, or choose another folder"
+        )
+    return path if isinstance(resume, str) else None
+
+
+def _describe(loss: nn.Module) -> dict[str, Any]:
+    settings: Callable[[], dict[str, Any]] = getattr(loss, "get_config_dict", dict)
+    return {"class": type(loss).__name__, **settings()}
+
+
+def _not_finite(
+    what: str,
+    value: Tensor,
+    state: TrainingState,
+    datasets: Sequence[PairDataset],
+    group: Sequence[BatchRows],
+    output_dir: Path,
+) -> NonFiniteError:
+    step = state.global_step + 1
+    texts = [list(row) for batch in group for row in zip(*datasets[batch.dataset].rows(batch.rows), strict=True)]
+    places = "; ".join(f"{datasets[batch.dataset].name} rows {', '.join(map(str, batch.rows))}" for batch in group)
+    shown = "\n  ".join(" | ".join(f"{text!r:.60}" for text in row) for row in texts[:8])
+    last = next(reversed(checkpoints.checkpoints(output_dir)), None)
+    kept = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
+    return NonFiniteError(
+        f"the {what} of step {step} is {value.item()}, so training stopped before it. {kept} The texts of the step "
+        f"({places}) begin:\n  {shown}\nCommon causes: a learning rate that is too high, fp16, or weights that "
+        "already held such numbers.",
+        step,
+        texts,
+    )

@@ -1,0 +1,333 @@
+"""Recipes, data and the command: what is accepted, what is refused, and in which words."""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformerTrainingArguments
+from training_runs import docstring_pairs, write_tiny_model
+
+from minilm import SentenceEncoder
+from minilm.errors import InputError, MinilmError, TextTypeError
+from minilm.training import PairDataset, TrainingRecipe, train
+from minilm.training.batches import batches_per_epoch, epoch_batches
+from minilm.training.command import add_arguments, retrieval_evaluator, run
+from minilm.training.log import read_log
+from minilm.training.recipe import REFUSED
+
+PAIRS = docstring_pairs(20)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", weights)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# ---- recipe -------------------------------------------------------------------------------------
+
+
+def test_every_training_argument_is_a_setting_or_refused_with_a_reason() -> None:
+    theirs = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
+    ours = {field.name for field in dataclasses.fields(TrainingRecipe)}
+    assert not theirs - ours - set(REFUSED)
+    assert not ours & set(REFUSED)
+    assert ours - theirs == {"name", "layout", "mask_duplicates"}
+    assert set(REFUSED) <= theirs
+
+
+def test_defaults_are_the_trainers_but_for_the_log(tmp_path: Path) -> None:
+    theirs = SentenceTransformerTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    differing = {}
+    for name, value in TrainingRecipe.trainer().to_dict().items():
+        other = getattr(theirs, name, value)
+        if value != getattr(other, "value", other):
+            differing[name] = (value, other)
+    assert differing == {"logging_steps": (1, 500), "warmup_ratio": (0.0, None)}
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "per_device_eval_batch_size", "push_to_hub", "prompts"])
+def test_a_training_argument_without_meaning_is_refused_by_name(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is one of TrainingArguments' fields, but not supported: "):
+        TrainingRecipe.trainer(**{name: None})
+
+
+def test_an_unknown_setting_is_refused_with_those_near_it() -> None:
+    with pytest.raises(InputError, match="no setting learning_rat; did you mean learning_rate"):
+        TrainingRecipe.fit(learning_rat=1)
+    with pytest.raises(InputError, match="no setting xyz; the settings are name, layout"):
+        TrainingRecipe.trainer(xyz=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0, expected at least 1"),
+        ({"per_device_train_batch_size": 8.0}, "expected a whole number"),
+        ({"per_device_train_batch_size": True}, "expected a whole number"),
+        ({"learning_rate": -1.0}, "at least 0"),
+        ({"learning_rate": math.nan}, "at least 0"),
+        ({"learning_rate": "5e-5"}, "expected a number"),
+        ({"num_train_epochs": 0}, "above 0"),
+        ({"adam_beta1": 1.0}, r"in \[0, 1\)"),
+        ({"lr_scheduler_type": "polynomial"}, "expected one of 'linear', 'cosine'"),
+        ({"save_steps": 2.5}, "a whole number, or in"),
+        ({"warmup_ratio": 1.5}, "at most 1"),
+        ({"bf16": True, "fp16": True}, "choose one"),
+        ({"bf16": "yes"}, "True or False"),
+        ({"seed": -1}, "in "),
+        ({"load_best_model_at_end": True}, "needs evaluations"),
+        ({"load_best_model_at_end": True, "eval_strategy": "epoch"}, "save_strategy 'steps'; make them equal"),
+        (
+            {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 3, "save_steps": 4},
+            "multiple of eval_steps",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_used(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainingRecipe.trainer(**settings)
+
+
+@pytest.mark.parametrize("recipe", [TrainingRecipe.trainer(seed=3), TrainingRecipe.fit(warmup_ratio=0.5)])
+def test_a_recipe_survives_json(recipe: TrainingRecipe) -> None:
+    assert TrainingRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_learning_rate_by_hand() -> None:
+    recipe = TrainingRecipe.trainer(learning_rate=8.0, warmup_steps=2)
+    assert [recipe.learning_rate_at(step, 6) for step in range(7)] == [0.0, 4.0, 8.0, 6.0, 4.0, 2.0, 0.0]
+    cosine = recipe.replace(lr_scheduler_type="cosine", warmup_steps=0)
+    assert [round(cosine.learning_rate_at(step, 4), 3) for step in range(5)] == [8.0, 6.828, 4.0, 1.172, 0.0]
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", "", "is empty"),
+        ("a.csv", "anchor,positive\n", "no rows"),
+        ("a.jsonl", '{"anchor": "a"}\n', "1 column.* expected at least two"),
+        ("a.jsonl", '{"anchor": "a", "positive": "b"}\n{"anchor": "a"}\n', "line 2: there is no 'positive'"),
+        ("a.jsonl", '{"anchor": "a", "positive": "b"}\n\n{"anchor": \n', "line 3: this is not JSON"),
+        ("a.jsonl", '{"anchor": "a", "positive": null}\n', "line 1: positive is null, expected a text"),
+        ("a.jsonl", '{"anchor": "a", "positive": 5}\n', "line 1: positive is 5, expected a text"),
+        ("a.jsonl", '{"anchor": "a", "positive": ["b"]}\n', "line 1: positive is a list"),
+        ("a.tsv", "anchor\tpositive\nx\ty\nz\n", "line 3: found 1 cells, expected 2"),
+        ("a.csv", 'anchor,positive\nx,"y\n', "line 2: .*quote"),
+        ("a.jsonl", '{"a": "x", "b": "y", "label": "1"}\n', "'label' holds labels"),
+        ("a.txt", "x\ty\n", "expected one of"),
+    ],
+)
+def test_a_file_that_cannot_be_used(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        PairDataset.from_file(tmp_path / name)
+
+
+def test_data_from_python_is_checked_too() -> None:
+    with pytest.raises(TextTypeError, match="quora, column 'positive': text 1 is NoneType"):
+        PairDataset("quora", {"anchor": ["a", "b"], "positive": ["c", None]})  # type: ignore[list-item]
+    with pytest.raises(InputError, match="unequal lengths"):
+        PairDataset("quora", {"anchor": ["a", "b"], "positive": ["c"]})
+    with pytest.raises(InputError, match="no rows"):
+        PairDataset("quora", {"anchor": [], "positive": []})
+
+
+def test_columns_are_taken_as_asked(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,question,answer\n1,q1,a1\n2,q2,a2\n")
+    data = PairDataset.from_file(tmp_path / "a.csv", ["answer", "question"])
+    assert (data.name, dict(data.columns)) == ("a", {"answer": ["a1", "a2"], "question": ["q1", "q2"]})
+
+
+texts = st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=9)
+
+
+@given(texts, texts)
+def test_the_hash_tells_contents_apart(first: list[tuple[str, str]], second: list[tuple[str, str]]) -> None:
+    one, two = (PairDataset("x", {"a": [r[0] for r in t], "b": [r[1] for r in t]}) for t in (first, second))
+    assert (one.sha256 == two.sha256) == (first == second)
+    assert one.sha256 == PairDataset("another name", one.columns).sha256
+    assert one.sha256 != PairDataset("x", {"b": one.columns["a"], "a": one.columns["b"]}).sha256
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=40),
+    st.integers(1, 7),
+    st.booleans(),
+    st.sampled_from(["batch_sampler", "no_duplicates"]),
+    st.integers(0, 3),
+)
+def test_an_epoch_has_each_row_once(kinds: list[int], size: int, drop: bool, sampler: str, epoch: int) -> None:
+    data = PairDataset("x", {"a": [f"a{k}" for k in kinds], "b": [f"b{i}" for i in range(len(kinds))]})
+    recipe = TrainingRecipe.trainer(per_device_train_batch_size=size, dataloader_drop_last=drop, batch_sampler=sampler)
+    batches = [batch.rows for batch in epoch_batches([data], recipe, epoch)]
+    rows = list(itertools.chain(*batches))
+    if sampler == "batch_sampler":
+        assert len(batches) == batches_per_epoch([data], recipe)
+    else:
+        assert all(len({kinds[row] for row in batch}) == len(batch) for batch in batches)
+    if sampler == "batch_sampler" or not drop:
+        assert len(set(rows)) == len(rows)
+    if not drop:
+        assert sorted(rows) == list(range(len(kinds)))
+    else:
+        assert all(len(batch) == size for batch in batches)
+
+
+# ---- training on what there is ------------------------------------------------------------------
+
+
+def test_one_pair_trains_on_nothing_and_says_so(tiny: Path, tmp_path: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    with pytest.warns(UserWarning, match="one pair has no wrong answers"):
+        result = train(model, PairDataset("one", {"a": ["x"], "b": ["y"]}), output_dir=tmp_path / "out")
+    assert (result.global_step, result.training_loss) == (3, 0.0)
+
+
+def test_what_would_pass_in_silence_is_reported(tiny: Path, tmp_path: Path) -> None:
+    columns = {"a": ["short", "short", "word " * 100], "b": ["text", "text", "x"]}
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    with pytest.warns(UserWarning) as caught:
+        result = train(model, PairDataset("mine", columns), TrainingRecipe.trainer(max_steps=1), output_dir=tmp_path)
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert "mine: 1 of 6 texts are over the limit of 48 tokens" in messages
+    assert "mine: 1 of 3 rows repeat an earlier one" in messages
+    assert result.tokens_lost == {"mine": {"a": 1, "b": 0}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({"per_device_train_batch_size": 21, "dataloader_drop_last": True}, {}, "not one batch of 21 pairs"),
+        ({"eval_strategy": "epoch"}, {}, "there is no evaluator"),
+        ({"fp16": True}, {}, "fp16 needs CUDA"),
+        ({}, {"loss": torch.nn.Linear(1, 1)}, "Linear has weights of its own"),
+    ],
+)
+def test_what_does_not_fit_together(
+    settings: dict[str, Any], options: dict[str, Any], message: str, tiny: Path, tmp_path: Path
+) -> None:
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    with pytest.raises(InputError, match=message):
+        train(
+            model,
+            PairDataset("pairs", PAIRS),
+            TrainingRecipe.trainer(**settings),
+            output_dir=tmp_path / "out",
+            **options,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*repeat an earlier one")
+def test_repeated_texts_that_fill_no_batch(tiny: Path, tmp_path: Path) -> None:
+    data = PairDataset("same", {"a": ["x"] * 9, "b": ["y"] * 9})
+    recipe = TrainingRecipe.trainer(batch_sampler="no_duplicates", dataloader_drop_last=True)
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    with pytest.raises(InputError, match="no batch of 8 pairs without a repeated text"):
+        train(model, data, recipe, output_dir=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*over the limit")
+def test_an_output_folder_with_a_run_is_left_alone(tiny: Path, tmp_path: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    data, recipe = PairDataset("pairs", PAIRS), TrainingRecipe.trainer(max_steps=1)
+    (tmp_path / "notes.txt").write_text("mine")
+    train(model, data, recipe, output_dir=tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(InputError, match=r"already has a run or a model \(modules.json, .*checkpoint-1\)"):
+        train(model, data, recipe, output_dir=tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.filterwarnings("ignore:.*over the limit")
+def test_masked_duplicates_change_the_loss(tiny: Path, tmp_path: Path) -> None:
+    data = PairDataset("pairs", {"a": [PAIRS["anchor"][0]] * 8, "b": PAIRS["positive"][:8]})
+    losses = []
+    for masked in (False, True):
+        model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+        recipe = TrainingRecipe.trainer(max_steps=1, mask_duplicates=masked)
+        losses.append(train(model, data, recipe, output_dir=tmp_path / str(masked)).training_loss)
+    assert losses[0] > 1 and losses[1] == 0.0  # every other positive is right for the one question
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return run(parser.parse_args(arguments))
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> str:
+    lines = [json.dumps(dict(zip(PAIRS, row, strict=True))) for row in zip(*PAIRS.values(), strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    return str(tmp_path / "pairs.jsonl")
+
+
+@pytest.mark.filterwarnings("ignore:.*over the limit")
+def test_command_trains(tiny: Path, tmp_path: Path, pairs_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    options = ["--num_train_epochs", "1", "--learning-rate", "1e-3", "--bf16", "False", "--eval_pairs", pairs_file]
+    assert command(pairs_file, "--output", str(out), "--model", str(tiny), "--device", "cpu", *options) == 0
+    assert "3 steps, mean loss" in capsys.readouterr().out
+    log = read_log(out / "training_log.jsonl")
+    assert [line["step"] for line in log] == [1, 2, 3, 3]
+    assert log[0]["learning_rate"] == 1e-3
+    assert "eval_pairs_cosine_mrr@10" in log[3]
+    assert SentenceEncoder.from_pretrained(out).encode("a text").shape == (32,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--deepspeed", "config.json"], "deepspeed is one of TrainingArguments' fields, but not supported"),
+        (["--push-to-hub"], "push_to_hub .*minilm push"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--columns", "anchor", "nothing"], "nothing"),
+    ],
+)
+def test_command_refuses(options: list[str], message: str, tmp_path: Path, pairs_file: str, tiny: Path) -> None:
+    with pytest.raises(MinilmError, match=message):
+        command(pairs_file, "--output", str(tmp_path / "out"), "--model", str(tiny), *options)
+
+
+def test_command_explains_every_setting() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    text = parser.format_help()
+    for field in dataclasses.fields(TrainingRecipe):
+        assert field.name == "name" or f"--{field.name}" in text
+    assert "deepspeed" not in text
+
+
+def test_retrieval_of_held_out_pairs(tiny: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    same = PairDataset("same", {"anchor": PAIRS["anchor"], "positive": PAIRS["anchor"]})
+    assert retrieval_evaluator(same)(model)["same_cosine_accuracy@1"] == 1.0

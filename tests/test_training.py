@@ -18,11 +18,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformerTrainingArguments
+from tolerances import TRAINING_REORDERED
 from training_runs import docstring_pairs, write_tiny_model
 
 from minilm import SentenceEncoder
 from minilm.errors import InputError, MinilmError, TextTypeError
-from minilm.training import PairDataset, TrainingRecipe, train
+from minilm.training import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+    PairDataset,
+    TrainingRecipe,
+    train,
+)
 from minilm.training.batches import batches_per_epoch, epoch_batches
 from minilm.training.command import add_arguments, retrieval_evaluator, run
 from minilm.training.log import read_log
@@ -273,6 +280,22 @@ def test_masked_duplicates_change_the_loss(tiny: Path, tmp_path: Path) -> None:
         recipe = TrainingRecipe.trainer(max_steps=1, mask_duplicates=masked)
         losses.append(train(model, data, recipe, output_dir=tmp_path / str(masked)).training_loss)
     assert losses[0] > 1 and losses[1] == 0.0  # every other positive is right for the one question
+
+
+@pytest.mark.filterwarnings("ignore:.*over the limit")
+@pytest.mark.parametrize(
+    "loss", [MultipleNegativesRankingLoss(), CachedMultipleNegativesRankingLoss(mini_batch_size=3)]
+)
+def test_the_packed_layout_trains_the_same_but_for_rounding(loss: Any, weights: Path, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "model", weights, dropout=0.0)
+    logs = []
+    for layout in ("padded", "packed"):
+        model = SentenceEncoder.from_pretrained(folder, device="cpu")
+        recipe = TrainingRecipe.trainer(max_steps=6, learning_rate=1e-3, layout=layout)
+        train(model, PairDataset("pairs", PAIRS), recipe, output_dir=tmp_path / layout, loss=loss)
+        logs.append(read_log(tmp_path / layout / "training_log.jsonl"))
+    for padded, packed in zip(*logs, strict=True):
+        assert packed == pytest.approx(padded, rel=TRAINING_REORDERED)
 
 
 # ---- the command --------------------------------------------------------------------------------

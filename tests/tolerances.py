@@ -1,7 +1,4 @@
-"""Every tolerance of the tests, with its reason. Where none is named, bits are compared."""
-
-# The packed layout sums in another order than the padded one; both are float32.
-PACKED = 1e-6
+"""Every tolerance of the tests, with its reason. What is not here is compared for equal bits."""
 
 # Binary classification encodes each text once; the reference in the order of Python's hashes, we in
 # the order of the texts. Other batches mean other padding, and float32 rounding of about 1e-7.
@@ -20,6 +17,12 @@ LOSS_REORDERED = 5e-6
 
 # The same in float64, where rounding is eight orders smaller and a mistake would not be.
 LOSS_FLOAT64 = 1e-12
-# Two processes add up a gradient's halves in another order than one process does, which Adam, dividing
-# by the gradient's size, makes visible where it is near zero: relative, for losses, norms and the update.
-TWO_PROCESSES = 1e-3
+
+# Two processes add up a gradient's halves in another order than one process does (measured: losses
+# 5e-7, the update's relative L2 2e-5), and the packed layout rounds otherwise than the padded one.
+# Adam divides by the gradient's size, which makes rounding visible where it is near zero; a real
+# error, such as a gradient that is not averaged, is 0.01 and more.
+TRAINING_REORDERED = 3e-4
+
+# The packed layout sums in another order than the padded one; both are float32.
+PACKED = 1e-6

@@ -15,8 +15,14 @@ import torch
 from training_runs import docstring_pairs
 
 from minilm import SentenceEncoder
-from minilm.training import MultipleNegativesRankingLoss, PairDataset, TrainingRecipe, train
-from minilm.training.processes import join_processes
+from minilm.training import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+    PairDataset,
+    TrainingRecipe,
+    train,
+)
+from minilm.training.processes import joined_processes
 
 model_path, output, settings, how, number = [*sys.argv[1:], "", "0"][:5]
 torch.set_num_threads(1)
@@ -44,14 +50,17 @@ class FullDisk:
 if __name__ == "__main__":
     if how == "kill-at":
         sys.addaudithook(count)
-    if how == "distributed":
-        join_processes()
-    train(
-        SentenceEncoder.from_pretrained(model_path, device="cpu"),
-        PairDataset("pairs", docstring_pairs(80)),
-        TrainingRecipe.trainer(**json.loads(settings)),
-        output_dir=output,
-        loss=MultipleNegativesRankingLoss(gather_across_devices=how == "distributed"),
-        evaluator=FullDisk() if how == "full-disk-after" else None,
-    )
+    options = json.loads(settings)
+    loss: Any = MultipleNegativesRankingLoss(gather_across_devices=how == "distributed")
+    if (size := options.pop("mini_batch_size", None)) is not None:
+        loss = CachedMultipleNegativesRankingLoss(gather_across_devices=True, mini_batch_size=size)
+    with joined_processes():
+        train(
+            SentenceEncoder.from_pretrained(model_path, device="cpu"),
+            PairDataset("pairs", docstring_pairs(80)),
+            TrainingRecipe.trainer(**options),
+            output_dir=output,
+            loss=loss,
+            evaluator=FullDisk() if how == "full-disk-after" else None,
+        )
     print(events)

@@ -104,7 +104,7 @@ def save_checkpoint(
         model.save_pretrained(temporary)
         tensors = {f"rng.{name}": value for name, value in random_states.items()}
         for name, parameter in model.named_parameters():
-            for key, value in optimizer.state[parameter].items():
+            for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value.detach().cpu().contiguous()
             if parameter.grad is not None:  # an epoch that ended within an accumulation
                 tensors[f"gradient.{name}"] = parameter.grad.cpu().contiguous()
@@ -147,6 +147,8 @@ def load_checkpoint(
     load_weights(path, model)
     try:
         for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
             moments = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
             # Copies, because torch's own allocations are aligned: kernels may round by alignment.
             optimizer.state[parameter] = {key: value.clone() for key, value in moments.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +33,10 @@ class TrainingLog:
             self.bytes = os.path.getsize(self.path)
 
     def write(self, **fields: float) -> None:
-        """Adds a line: a JSON object of the fields in their order."""
+        """Adds a line: a JSON object of the fields in their order; null where a number is not finite."""
         if self._file is not None:
-            line = json.dumps(fields).encode() + b"\n"
+            finite = {name: value if math.isfinite(value) else None for name, value in fields.items()}
+            line = json.dumps(finite).encode() + b"\n"
             if self._file.write(line) != len(line):
                 raise OSError(f"cannot write {self.path}: the disk is full")
             self.bytes += len(line)

@@ -194,12 +194,12 @@ class TrainingRecipe:
             _check_type(field.name, getattr(self, field.name), hints[field.name])
         for name in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "weight_decay", "adam_epsilon", "warmup_steps", "warmup_ratio"):
+        at_least_0 = "learning_rate weight_decay adam_epsilon warmup_steps warmup_ratio max_grad_norm"
+        for name in at_least_0.split():
             _check(name, getattr(self, name), 0 <= getattr(self, name) < math.inf, "at least 0")
         _check("warmup_ratio", self.warmup_ratio, self.warmup_ratio <= 1, "at most 1")
         for name in ("adam_beta1", "adam_beta2"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _check("max_grad_norm", self.max_grad_norm, not math.isnan(self.max_grad_norm), "a number")
         if self.max_steps <= 0:
             _check("num_train_epochs", self.num_train_epochs, 0 < self.num_train_epochs < math.inf, "above 0")
         for name in ("seed", "data_seed"):

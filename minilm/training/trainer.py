@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,7 @@ def train(
     optimizer = make_optimizer(model, recipe)
     scaler = torch.amp.GradScaler(model.device.type, enabled=recipe.fp16)
     wrapped = processes.wrap(model)
+    no_sync = processes.no_sync(wrapped)
     identity = {
         "recipe": recipe.to_dict(),
         "data": {dataset.name: dataset.sha256 for dataset in datasets},
@@ -129,101 +130,98 @@ def train(
         "processes": processes.count,
     }
     state = TrainingState()
-    resumed = start_from is not None
     if start_from is not None:
         state = checkpoints.load_checkpoint(start_from, model, optimizer, identity, processes.rank)
         scaler.load_state_dict(state.scaler)
+    loss_sum = torch.tensor(state.loss, device=model.device)  # since the last line of the log
     metrics: dict[str, float] = {}
+
+    def due(kind: Literal["logging", "eval", "save"]) -> bool:
+        at_end = state.global_step >= total_steps and kind != "logging"
+        by_steps = getattr(recipe, f"{kind}_strategy") == "steps"
+        return by_steps and (at_end or state.global_step % recipe.every(kind, total_steps) == 0)
+
+    def epoch_now() -> float:
+        return state.epoch + state.batch / batches_in_epoch
+
+    def log_line() -> None:
+        mean = processes.mean(loss_sum).item()
+        loss = mean / (state.global_step - state.loss_step)
+        rates = {"grad_norm": state.grad_norm, "learning_rate": state.learning_rate}
+        log.write(step=state.global_step, epoch=epoch_now(), loss=loss, **rates)
+        bar.set_postfix_str(f"loss {loss:.4f}")
+        state.total_loss += mean
+        state.loss_step = state.global_step
+        loss_sum.zero_()
+
+    def evaluate() -> bool:
+        """Runs the evaluator; True if this is the best evaluation so far."""
+        metrics.clear()
+        metrics.update(_evaluate(model, evaluator, recipe, processes, output_dir, epoch_now(), state.global_step))
+        log.write(step=state.global_step, epoch=epoch_now(), **metrics)
+        best = _note_best(metrics, evaluator, recipe, state)
+        if best and recipe.name == "fit" and processes.first:
+            model.save_pretrained(output_dir)
+        return best
+
+    def save() -> None:
+        state.loss, state.log_bytes, state.scaler = loss_sum.item(), log.bytes, scaler.state_dict()
+        _save(output_dir, model, optimizer, recipe, state, identity, processes)
 
     with ExitStack() as stack:
         log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, write=processes.first))
-        if recipe.gradient_checkpointing:
-            stack.enter_context(_recomputed_layers(model))
         show = show_progress_bar if processes.first else False
         bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
         bar.update(state.global_step)
-        step_loss = torch.tensor(state.loss, device=model.device)  # since the last line of the log
-
-        def log_line() -> None:
-            mean = processes.mean(step_loss).item()
-            value = mean / (state.global_step - state.loss_step)
-            log.write(
-                step=state.global_step,
-                epoch=state.epoch + state.batch / batches_in_epoch,
-                loss=value,
-                grad_norm=state.grad_norm,
-                learning_rate=state.learning_rate,
-            )
-            state.total_loss += mean
-            state.loss_step = state.global_step
-            step_loss.zero_()
-            bar.set_postfix_str(f"loss {value:.4f}")
-
-        def evaluate(draw: bool = True) -> bool:
-            """Runs the evaluator; True if this is the best evaluation so far."""
-            if draw:  # the reference makes a data loader, though an evaluator needs none
-                draw_base_seed()
-            metrics.clear()
-            epoch_now = state.epoch + state.batch / batches_in_epoch
-            metrics.update(_evaluate(model, evaluator, recipe, state, output_dir, processes, epoch_now))
-            if processes.first and metrics:
-                log.write(step=state.global_step, epoch=epoch_now, **metrics)
-            best = _note_best(metrics, evaluator, recipe, state)
-            if best and recipe.name == "fit" and processes.first:
-                model.save_pretrained(output_dir)
-            return best
-
-        def save() -> None:
-            state.loss, state.log_bytes, state.scaler = step_loss.item(), log.bytes, scaler.state_dict()
-            _save(output_dir, model, optimizer, recipe, state, identity, processes)
+        if recipe.gradient_checkpointing:
+            stack.enter_context(_recomputed_layers(model))
 
         for epoch in range(state.epoch, epochs):
-            if not (resumed and state.batch):
+            if state.batch == 0:  # not resumed within the epoch
                 draw_base_seed()
-            resumed = False
             batches = epoch_batches(datasets, recipe, epoch, processes.rank, processes.count)
-            remaining = islice(batches, state.batch, batches_in_epoch)
-            while group := list(islice(remaining, recipe.gradient_accumulation_steps)):
+            batches = islice(batches, state.batch, batches_in_epoch)
+            while state.global_step < total_steps:
+                group = list(islice(batches, recipe.gradient_accumulation_steps))
                 for i, batch in enumerate(group):
                     model.train()
-                    last = i == len(group) - 1
-                    no_sync = processes.no_sync(wrapped)
+                    last = i == len(group) - 1  # its backward pass averages the processes' gradients
                     with nullcontext() if last else no_sync():
                         value = batch_loss(wrapped, model, datasets, batch, loss, recipe, no_sync) / len(group)
                         if not value.isfinite():
                             raise _not_finite("loss", value, state, datasets, group, output_dir)
                         scaler.scale(value).backward()
-                    step_loss += value.detach()
+                    loss_sum += value.detach()
                     state.batch += 1
+                if not group:
+                    break
                 if state.batch % recipe.gradient_accumulation_steps and state.batch != batches_in_epoch:
-                    continue  # no_duplicates found too few batches: what is there waits for the next epoch
+                    break  # no_duplicates found too few batches; the gradients wait for the next epoch's
 
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or math.inf)
                 if not (norm.isfinite() or recipe.fp16):  # under fp16 the scaler leaves such a step out
                     raise _not_finite("gradient norm", norm, state, datasets, group, output_dir)
-                state.grad_norm = norm.item()
-                state.learning_rate = recipe.learning_rate_at(state.schedule_step, schedule_steps)
+                learning_rate = recipe.learning_rate_at(state.schedule_step, schedule_steps)
                 for parameters in optimizer.param_groups:
-                    parameters["lr"] = state.learning_rate
+                    parameters["lr"] = learning_rate
                 scale = scaler.get_scale()
                 scaler.step(optimizer)
                 scaler.update()
-                state.schedule_step += scaler.get_scale() >= scale
+                state.schedule_step += scaler.get_scale() >= scale  # unless the step was left out
                 optimizer.zero_grad()
 
                 state.global_step += 1
+                state.grad_norm, state.learning_rate = norm.item(), learning_rate
                 bar.update()
-                at_end = state.global_step >= total_steps
-                if recipe.logging_strategy == "steps" and _due(recipe, "logging", state, total_steps):
+                if due("logging"):
                     log_line()
-                due = recipe.eval_strategy == "steps" and (at_end or _due(recipe, "eval", state, total_steps))
-                best = evaluate() if due else False
-                due = recipe.save_strategy == "steps" and (at_end or _due(recipe, "save", state, total_steps))
-                if due or (best and recipe.save_strategy == "best"):
+                best = False
+                if due("eval"):
+                    draw_base_seed()  # the reference makes a data loader, though an evaluator needs none
+                    best = evaluate()
+                if due("save") or (best and recipe.save_strategy == "best"):
                     save()
-                if at_end:
-                    break
 
             if not state.batch:
                 raise InputError(
@@ -234,8 +232,9 @@ def train(
                 log_line()
             best = False
             if recipe.name == "fit" and evaluator is not None:
-                best = evaluate(draw=False)
+                best = evaluate()
             elif recipe.eval_strategy == "epoch":
+                draw_base_seed()
                 best = evaluate()
             state.epoch, state.batch = epoch + 1, 0
             if recipe.save_strategy == "epoch" or (best and recipe.save_strategy == "best"):
@@ -243,7 +242,7 @@ def train(
             if state.global_step >= total_steps:
                 break
 
-        state.total_loss += processes.mean(step_loss).item()
+        state.total_loss += processes.mean(loss_sum).item()
         if recipe.load_best_model_at_end and state.best_checkpoint is not None:
             checkpoints.load_weights(checkpoint_path(output_dir, state.best_checkpoint), model)
         model.eval()
@@ -251,15 +250,14 @@ def train(
             model.save_pretrained(output_dir)
         processes.wait()
 
+    best_checkpoint = state.best_checkpoint
     return TrainingResult(
         output_dir=output_dir,
         global_step=state.global_step,
         training_loss=state.total_loss / max(state.global_step, 1),
         metrics=metrics,
         best_metric=state.best_metric,
-        best_model_checkpoint=None
-        if state.best_checkpoint is None
-        else checkpoint_path(output_dir, state.best_checkpoint),
+        best_model_checkpoint=None if best_checkpoint is None else checkpoint_path(output_dir, best_checkpoint),
         tokens_lost=tokens_lost,
     )
 
@@ -329,10 +327,6 @@ def draw_base_seed() -> None:
     torch.empty((), dtype=torch.int64).random_()
 
 
-def _due(recipe: TrainingRecipe, kind: Any, state: TrainingState, total_steps: int) -> bool:
-    return state.global_step % recipe.every(kind, total_steps) == 0
-
-
 def _schedule_steps(datasets: Sequence[PairDataset], recipe: TrainingRecipe, total_steps: int) -> int:
     """The length of the schedule. ``fit`` does not count an epoch's last batch when it is not full,
     so that its last steps may have a learning rate of 0."""
@@ -346,10 +340,10 @@ def _evaluate(
     model: SentenceEncoder,
     evaluator: Evaluator | None,
     recipe: TrainingRecipe,
-    state: TrainingState,
-    output_dir: Path,
     processes: Processes,
+    output_dir: Path,
     epoch: float,
+    step: int,
 ) -> dict[str, float]:
     """The evaluator's metrics, their names beginning with ``eval_``; the same in every process."""
     metrics: dict[str, float] = {}
@@ -358,7 +352,7 @@ def _evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         low = torch.bfloat16 if recipe.bf16 else torch.float16
         with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
-            found = evaluator(model, output_path=str(folder), epoch=epoch, steps=state.global_step)
+            found = evaluator(model, output_path=str(folder), epoch=epoch, steps=step)
         found = found if isinstance(found, dict) else {"evaluator": found}
         metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
     return processes.share(metrics)
@@ -380,7 +374,8 @@ def _note_best(
     greater = recipe.greater_is_better
     if greater is None:
         greater = getattr(evaluator, "greater_is_better", not name.endswith("loss"))
-    if state.best_metric is not None and (value <= state.best_metric if greater else value >= state.best_metric):
+    best = state.best_metric if state.best_metric is not None else (-math.inf if greater else math.inf)
+    if not (value > best if greater else value < best):  # nor is NaN a best
         return False
     state.best_metric, state.best_step = value, state.global_step
     return True
@@ -480,7 +475,7 @@ def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:
         if path.resolve().parent == output_dir.resolve():
             return path
     elif resume:
-        return next(reversed(checkpoints.checkpoints(output_dir)), None)
+        return next(reversed(checkpoints.checkpoints(output_dir)), None)  # None: killed before the first one
     held = [name for name in ("modules.json", "training_log.jsonl") if (output_dir / name).exists()]
     if held := held + [p.name for p in checkpoints.checkpoints(output_dir)]:
         raise InputError(

@@ -15,8 +15,11 @@ COMMANDS = {
     "encode": ("minilm.commands.encode", "turn texts into vectors, in a file"),
     "similarity": ("minilm.commands.similarity", "how similar texts are"),
     "search": ("minilm.commands.search", "find the nearest passages of text files"),
+    "train": ("minilm.training.command", "fine-tune a model on pairs of texts"),
+    "reproduce": ("minilm.training.reproduce", "train again from a receipt, and say whether the bits are the same"),
     "evaluate": ("minilm.evaluation.command", "measure a model, or two side by side, on data of yours"),
     "inspect": ("minilm.commands.inspect", "list the tensors of a checkpoint"),
+    "push": ("minilm.push", "upload a model folder to the hub"),
     "verify": ("minilm.commands.verify", "check the weights, and the parity with sentence-transformers"),
 }
 

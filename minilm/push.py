@@ -120,8 +120,8 @@ def _checked(folder: Path) -> list[str]:
 def _clear_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The bases are the HTTP library's own error, whichever library it is, and OSError.
-    network: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__,)
+    # The base is the HTTP library's own error, whichever library it is.
+    network: tuple[type[Exception], ...] = (*HfHubHTTPError.__bases__, OSError)
     try:
         yield
     except PushError:

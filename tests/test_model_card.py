@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import itertools
 import json
 import os
 import re
@@ -13,8 +12,8 @@ import yaml
 from huggingface_hub import ModelCard as HubCard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import PAIRS, tiny_model
 
-from minilm import Encoder, EncoderConfig, SentenceEncoder, Tokenizer
 from minilm.training.model_card import (
     STOCK_TEXTS,
     ColumnStatistics,
@@ -26,42 +25,12 @@ from minilm.training.model_card import (
     widget_examples,
 )
 
-WORDS = "cat dog bird fish sun moon star rain snow wind sea hill road tree leaf".split()
-
-
-def tiny_tokenizer():
-    import tokenizers
-    from tokenizers import models, normalizers, pre_tokenizers, processors
-
-    vocab = {piece: i for i, piece in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    raw = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    raw.normalizer = normalizers.BertNormalizer()
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    raw.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    raw.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    return Tokenizer(raw, 16)
-
 
 @pytest.fixture(scope="module")
 def tiny():
-    config = EncoderConfig(
-        vocab_size=20,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-    )
-    torch.manual_seed(0)
-    return SentenceEncoder(Encoder(config), tiny_tokenizer())
+    return tiny_model(num_hidden_layers=1)
 
 
-PAIRS = {
-    "question": [f"{a} {b}" for a, b in itertools.pairwise(WORDS)],
-    "answer": [f"{b} {a} {a} rain" for a, b in itertools.pairwise(WORDS)],
-}
 LOG = [{"step": i, "epoch": i / 4, "loss": 1 / i, "grad_norm": 1.0, "learning_rate": 1e-5} for i in range(1, 5)]
 
 
@@ -119,6 +88,7 @@ def reference_card(tiny, tmp_path_factory):
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(folder / "run"), max_steps=2, logging_steps=1, report_to="none", save_strategy="no", use_cpu=True
     )
+    model.model_card_data.local_files_only = True
     loss = MultipleNegativesRankingLoss(model)
     SentenceTransformerTrainer(model, arguments, Dataset.from_dict(PAIRS), loss=loss).train()
     model.save_pretrained(str(folder / "out"))
@@ -166,8 +136,7 @@ def test_dataset_section_says_what_the_references_says(tiny, reference_card):
 
 
 @pytest.mark.parametrize("library", ["minilm", "Sentence Transformers"])
-def test_the_usage_example_prints_what_it_says(tiny, tmp_path, library, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_the_usage_example_prints_what_it_says(tiny, tmp_path, library):
     tiny.save_pretrained(tmp_path / "model")
     markdown = a_card(tiny, model_id=str(tmp_path / "model")).to_markdown()
     section = markdown.split(f"### Direct Usage ({library})")[1]
@@ -188,6 +157,7 @@ def test_loads_with_the_hubs_own_parser(tiny, tmp_path):
         "held-out",
         {"held-out_cosine_mrr@10": 0.51234, "held-out_cosine_accuracy@1": 0.4},
         "held-out_cosine_mrr@10",
+        config={"truncate_dim": 64},
     )
     card = a_card(tiny, evaluations=[evaluation], model_name="docs", license="apache-2.0", language=["en"])
     card.save(tmp_path)
@@ -200,6 +170,7 @@ def test_loads_with_the_hubs_own_parser(tiny, tmp_path):
         ("cosine_accuracy@1", 0.4),
     ]
     markdown = card.to_markdown()
+    assert '  {\n      "truncate_dim": 64\n  }' in markdown.split("## Evaluation")[1].split("| Metric")[0]
     assert "#### Information Retrieval" in markdown and "| **cosine_mrr@10** | **0.5123** |" in markdown
     assert headings(markdown).index("## Evaluation") < headings(markdown).index("## Training Details")
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]

@@ -17,10 +17,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-import torch
-from test_model_card import tiny_tokenizer
+from tiny_models import tiny_model
 
-from minilm import Encoder, EncoderConfig, SentenceEncoder
+from minilm import SentenceEncoder
 
 GOOD, READER = "hf_good", "hf_reader"
 
@@ -134,12 +133,8 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny model with a card and a receipt, and beside it what must stay at home."""
-    torch.manual_seed(0)
-    config = EncoderConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
     folder = tmp_path_factory.mktemp("push") / "model"
-    SentenceEncoder(Encoder(config), tiny_tokenizer()).save_pretrained(folder)
+    tiny_model().save_pretrained(folder)
     (folder / "README.md").write_text("---\ntags: [x]\n---\n# A model\n")
     (folder / "training_receipt.json").write_text("{}")
     (folder / ".env").write_text("SECRET=1")

@@ -128,19 +128,24 @@ class EvaluationCard:
     """What a card says of one evaluation.
 
     Attributes:
-        evaluator: the evaluator's class name; "Evaluator" is cut off it for the heading.
+        evaluator: the evaluator's class name.
         name: the evaluated data's name; metrics' names may begin with it and are shown without.
+        description: the heading; None makes it from the class name.
+        config: the evaluator's options.
     """
 
     evaluator: str
     name: str
     metrics: Mapping[str, float]
     primary_metric: str | None = None
+    description: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def description(self) -> str:
-        """The evaluator's name in words, ``"Information Retrieval"``."""
-        return " ".join(re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z\d]*", self.evaluator.removesuffix("Evaluator")))
+    def heading(self) -> str:
+        """What is evaluated, in words; from the class name where there is no description."""
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z\d]*", self.evaluator.removesuffix("Evaluator"))
+        return self.description or " ".join(words)
 
     def short_metrics(self) -> dict[str, float]:
         """The metrics under their names without :attr:`name`, as plain numbers."""
@@ -258,7 +263,7 @@ class ModelCard:
         """The evaluations in the hub's form (hub-docs, modelcard.md)."""
         results = [
             {
-                "task": {"type": e.description.lower().replace(" ", "-"), "name": e.description},
+                "task": {"type": e.heading.lower().replace(" ", "-"), "name": e.heading},
                 "dataset": {"name": e.name or "Unknown", "type": e.name or "unknown"},
                 "metrics": [
                     {"type": name, "value": value, "name": name.replace("_", " ").title()}
@@ -355,8 +360,8 @@ class ModelCard:
                 f"#sentence_transformers.sentence_transformer.evaluation.{e.evaluator}"
             )
             parts.append(
-                f"#### {_escape(e.description)}\n\n{name}* Evaluated with [<code>{_escape(e.evaluator)}</code>]({link})"
-                f"\n\n{_table(['Metric', 'Value'], rows)}"
+                f"#### {_escape(e.heading)}\n\n{name}* Evaluated with [<code>{_escape(e.evaluator)}</code>]({link})"
+                f"{_parameters(e.config) if e.config else ''}\n\n{_table(['Metric', 'Value'], rows)}"
             )
         return "\n\n".join(parts)
 
@@ -391,7 +396,7 @@ class ModelCard:
         ]
         statistics = _table(["", *map(_cell, columns)], [["type", *["string"] * len(columns)], ["details", *described]])
         lines = [
-            f"#### {_cell(dataset.name) if dataset.name else 'Unnamed Dataset'}\n",
+            f"#### {_cell(dataset.name or '') or 'Unnamed Dataset'}\n",
             f"* Size: {dataset.size:,} {kind} samples",
             f"* Columns: {_join([_code(column) for column in columns])}",
             f"* Approximate statistics based on the first {min(dataset.size, STATISTICS_ROWS)} samples:",
@@ -401,8 +406,7 @@ class ModelCard:
             rows = [[_code(_shortened(text)) for text in row] for row in dataset.samples]
             lines += ["* Samples:", _indented(_table(list(map(_cell, columns)), rows))]
         link = "https://sbert.net/docs/package_reference/sentence_transformer/losses.html#" + self.loss.lower()
-        lines.append(f"* Loss: [<code>{_escape(self.loss)}</code>]({link}) with these parameters:")
-        lines.append(_indented(f"```json\n{json.dumps(dict(self.loss_config), indent=4, default=str)}\n```"))
+        lines.append(f"* Loss: [<code>{_escape(self.loss)}</code>]({link}){_parameters(self.loss_config)}")
         return "\n".join(lines)
 
     def _log(self) -> str:
@@ -621,6 +625,11 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _indented(text: str) -> str:
     return "\n".join("  " + line for line in text.splitlines())
+
+
+def _parameters(config: Mapping[str, Any]) -> str:
+    block = json.dumps(dict(config), indent=4, default=str)
+    return " with these parameters:\n" + _indented(f"```json\n{block}\n```")
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

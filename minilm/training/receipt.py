@@ -43,6 +43,14 @@ RESULT_FILES = (
     LOG_FILE,
 )
 
+# What reproducing a run reads from the parts of a receipt.
+_NEEDED = {
+    "files": ("model.safetensors", LOG_FILE),
+    "environment": ("device", "dtype", "threads", "processes"),
+    "loss": ("class",),
+    "recipe": ("name", "seed"),
+}
+
 
 @dataclass(frozen=True)
 class DataRecord:
@@ -67,7 +75,7 @@ class Receipt:
     """All that decides a run's bits, and their hashes.
 
     Attributes:
-        base_model: the name the base model was loaded by; None when the run did not know it.
+        base_model: the base model's name on the hub; None for a folder.
         base_weights: :func:`weights_sha256` before training.
         recipe: every setting, and ``recipe_sha256`` of them.
         loss: class and options.
@@ -109,10 +117,16 @@ class Receipt:
         del content["format"]
         try:
             receipt = cls(**content)  # type: ignore[arg-type]
-            data = [DataRecord(**record) for record in content["data"]]  # type: ignore[attr-defined]
-            return dataclasses.replace(receipt, data=data)
-        except (TypeError, KeyError) as error:
+            receipt = dataclasses.replace(receipt, data=[DataRecord(**record) for record in receipt.data])  # type: ignore[arg-type]
+        except TypeError as error:
             raise CheckpointError(f"{path} is not a whole receipt: {error}") from None
+        for part, keys in _NEEDED.items():
+            found = getattr(receipt, part)
+            if not isinstance(found, dict) or not set(keys) <= set(found):
+                raise CheckpointError(f"{path} is not a whole receipt: {part} is {found!r:.80}, expected {keys} in it")
+        if unknown := set(receipt.files) - set(RESULT_FILES):
+            raise CheckpointError(f"{path} names {', '.join(sorted(unknown))}, which no run writes; was it edited?")
+        return receipt
 
     def check_folder(self, folder: str | os.PathLike[str]) -> None:
         """Makes sure that the folder holds what the receipt says.
@@ -130,8 +144,11 @@ class Receipt:
         if problems:
             raise CheckpointError(f"{RECEIPT_FILE} does not match {folder}:\n  " + "\n  ".join(problems))
 
-    def check_data(self, datasets: Sequence[PairDataset]) -> None:
+    def check_data(self, datasets: Sequence[PairDataset], called: Sequence[str] = ()) -> None:
         """Makes sure that these are the data sets of the run, in its order.
+
+        Args:
+            called: what to call each in a message; empty for their names.
 
         Raises:
             InputError: says which is not, and how it differs.
@@ -139,7 +156,8 @@ class Receipt:
         if len(datasets) != len(self.data):
             names = ", ".join(record.file or record.name for record in self.data)
             raise InputError(f"the run had {len(self.data)} data set(s) ({names}), but {len(datasets)} are given")
-        for dataset, record in zip(datasets, self.data, strict=True):
+        called = called or [dataset.name for dataset in datasets]
+        for name, dataset, record in zip(called, datasets, self.data, strict=True):
             if dataset.sha256 == record.sha256:
                 continue
             if any(dataset.sha256 == other.sha256 for other in self.data):
@@ -150,7 +168,7 @@ class Receipt:
             elif len(dataset) != record.rows:
                 what = f"it has {len(dataset):,} rows, expected {record.rows:,}"
             raise InputError(
-                f"{dataset.name} is not the data {record.name!r} of the run: {what}\n"
+                f"{name} is not the run's data {record.file or record.name}: {what}\n"
                 f"  found    {dataset.sha256}\n  expected {record.sha256}"
             )
 

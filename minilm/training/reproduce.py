@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from minilm.errors import InputError
+from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
-from minilm.training.processes import Processes
+from minilm.training.processes import Processes, join_processes
 from minilm.training.receipt import Receipt, environment, weights_sha256
 from minilm.training.recipe import TrainingRecipe
 from minilm.training.trainer import train
@@ -112,7 +112,7 @@ def reproduce(
     Args:
         folder: a training run's output.
         data: the run's files, or data sets, in its order.
-        base_model: where the base weights are; None takes the name in the receipt.
+        base_model: the folder or name of the base model; None takes the name in the receipt.
         output_dir: keep the new run's folder here; None throws it away.
         threads: None takes the run's number; the process's own is restored afterwards.
         device: None takes the run's kind.
@@ -133,16 +133,20 @@ def reproduce(
         item if isinstance(item, PairDataset) else PairDataset.from_file(item, record.columns, record.name)
         for item, record in zip(data, receipt.data, strict=True)
     ]
-    receipt.check_data(datasets)
+    receipt.check_data(datasets, [i.name if isinstance(i, PairDataset) else os.fspath(i) for i in data])
     say(f"data: {sum(map(len, datasets)):,} rows, the very texts of the run")
-    count = receipt.environment["processes"]
-    if Processes().count != count:
+    processes, count = Processes(), receipt.environment["processes"]
+    if processes.count != count:
         raise InputError(
-            f"the run had {count} processes, this one has {Processes().count}; start it by "
+            f"the run had {count} process(es), this one has {processes.count}; start it by "
             f"torchrun --nproc-per-node {count} -m minilm reproduce …"
         )
 
     result = SentenceEncoder.from_pretrained(folder, device="cpu")
+    if (found := weights_sha256(result)) != receipt.weights:
+        raise CheckpointError(
+            f"the weights in {folder} are not the receipt's\n  found    {found}\n  expected {receipt.weights}"
+        )
     model = SentenceEncoder.from_pretrained(
         base_model or receipt.base_model,
         device=device or receipt.environment["device"],
@@ -172,11 +176,13 @@ def reproduce(
                 evaluator=replay,
                 show_progress_bar=show_progress_bar,
             )
-            again = SentenceEncoder.from_pretrained(target, device="cpu")
-            log_again = read_log(target / LOG_FILE)
+            outcome = None
+            if processes.first:  # the others have written nothing
+                again = SentenceEncoder.from_pretrained(target, device="cpu")
+                outcome = _compare(receipt, log, read_log(target / LOG_FILE), before, result, again, now)
     finally:
         torch.set_num_threads(threads_before)
-    return _compare(receipt, log, log_again, before, result, again, now)
+    return processes.share(outcome)  # type: ignore[return-value]  # the first process's is not None
 
 
 def _prepare(
@@ -186,7 +192,8 @@ def _prepare(
     name = base_model or receipt.base_model or "the published all-MiniLM-L6-v2"
     if (found := weights_sha256(model)) != receipt.base_weights:
         raise InputError(
-            f"the weights of {name} are not those that the run began with; give its base model\n"
+            f"the weights of {name} are not those that the run began with; give its base model with --model"
+            f"{'' if receipt.base_model else ' (the receipt names none: it was a folder)'}\n"
             f"  found    {found}\n  expected {receipt.base_weights}"
         )
     # Not in the weights' hash, but in the folder, whose files were checked: tokenizer, limit, dropout.
@@ -277,14 +284,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Returns 0 when the bits are the same, 1 when they are not."""
+    device = join_processes() or args.device
+    first = Processes().first
     result = reproduce(
         args.folder,
         args.data,
         base_model=args.model,
         output_dir=args.output,
         threads=args.threads,
-        device=args.device,
-        say=lambda message: print(message, flush=True),
+        device=device,
+        say=lambda message: print(message, flush=True) if first else None,
     )
-    print(result.report())
+    if first:
+        print(result.report())
     return 0 if result.same_bits else 1

@@ -39,7 +39,8 @@ def train_with_records(
     result. Its arguments and errors are that function's, and:
 
     Args:
-        base_model: the name that ``model`` was loaded by, for card and receipt.
+        base_model: the name that ``model`` was loaded by, for card and receipt. A folder's path is not
+            written to them.
         data_files: the file of each data set, in order, for the receipt.
         card_samples: whether the card may show texts of the data.
     """
@@ -60,10 +61,13 @@ def train_with_records(
     seconds = time.monotonic() - started
     processes = Processes()
     if not processes.first:
+        processes.wait()  # until the records are there
         return result
     if recipe.name == "fit" and evaluator is not None:
         # fit leaves the best evaluation's weights in the folder, the last step's in the model.
         model = SentenceEncoder.from_pretrained(output_dir, device=model.device)
+    if base_model and Path(base_model).exists():
+        base_model = None  # a path of this machine says nothing elsewhere, and may say too much
     receipt = make_receipt(
         output_dir,
         model,
@@ -85,7 +89,7 @@ def train_with_records(
         model,
         {dataset.name: dataset.columns for dataset in datasets},
         card_samples=card_samples,
-        base_model=base_model if base_model and not Path(base_model).exists() else None,
+        base_model=base_model,
         base_model_revision=base_model_revision,
         loss=type(loss).__name__,
         loss_config={name: value for name, value in receipt.loss.items() if name != "class"},
@@ -97,21 +101,28 @@ def train_with_records(
         training_seconds=seconds,
     )
     card.save(output_dir)
+    processes.wait()
     return result
 
 
 def _evaluations(evaluator: Any, metrics: dict[str, float]) -> list[EvaluationCard]:
     plain = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-    if not plain:
-        return []
-    return [
-        EvaluationCard(
-            type(evaluator).__name__,
-            getattr(evaluator, "name", "") or "",
-            plain,
-            getattr(evaluator, "primary_metric", None),
+    parts = getattr(evaluator, "evaluators", [evaluator])  # of a SequentialEvaluator, whose metrics are theirs
+    cards = []
+    for part in parts if plain else []:
+        name = getattr(part, "name", "") or ""
+        own = plain if len(parts) == 1 else {k: v for k, v in plain.items() if k.startswith(f"{name}_")}
+        cards.append(
+            EvaluationCard(
+                type(part).__name__,
+                name,
+                own,
+                getattr(part, "primary_metric", None),
+                getattr(part, "description", None),
+                getattr(part, "get_config_dict", dict)(),
+            )
         )
-    ]
+    return cards
 
 
 def _card_row(row: dict[str, Any], primary: str) -> dict[str, Any]:

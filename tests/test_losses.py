@@ -1,5 +1,6 @@
 """The losses: worked examples, every option against sentence-transformers to the bit, two processes."""
 
+import doctest
 import itertools
 import math
 import random
@@ -20,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import minilm
 from minilm import Encoder, EncoderConfig, InputError, PaddedBatch, SentenceEncoder, Tokenizer
+from minilm.training import losses
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -84,6 +86,10 @@ def close(ours: list[Tensor], theirs: list[Tensor], tolerance: float = LOSS_REOR
     return len(ours) == len(theirs) and all(
         torch.allclose(a, b, rtol=tolerance, atol=tolerance) for a, b in zip(ours, theirs, strict=True)
     )
+
+
+def test_the_default_loss_is_the_two_lines_of_its_documentation():
+    assert doctest.testmod(losses, raise_on_error=True).attempted
 
 
 # ---- worked examples --------------------------------------------------------------------------------
@@ -292,6 +298,14 @@ def test_a_repeated_question_does_not_push_its_other_answer_away():
     scores[0, 2] = scores[2, 0] = -math.inf
     expected = torch.nn.functional.cross_entropy(scores, torch.arange(3))
     assert close([MultipleNegativesRankingLoss()([anchors, positives], ids)], [expected])
+
+
+def test_a_question_with_four_answers_costs_log_4_even_a_perfect_model():
+    perfect = torch.eye(4).repeat_interleave(4, dim=0)  # 4 questions, each 4 times, beside their answers
+    ids = duplicate_ids([[f"question {row // 4}" for row in range(16)], [f"answer {row}" for row in range(16)]])
+    loss = MultipleNegativesRankingLoss(scale=50.0)
+    assert close([loss([perfect, perfect])], [torch.tensor(4.0).log()])
+    assert close([loss([perfect, perfect], ids)], [torch.tensor(0.0)])
 
 
 def test_a_batch_of_one_text_only_has_no_wrong_answer():
@@ -525,6 +539,21 @@ def one_process(rank: int, folder: str) -> None:
     loss.backward()
     results["cached ddp"] = [loss.detach(), *gradients_of(model)]
 
+    ours = tiny_model(dropout=0.1)
+    ours.save_pretrained(f"{folder}/model {rank}")
+    theirs = SentenceTransformer(f"{folder}/model {rank}", device="cpu").train()
+    texts = [random_texts(PAIRS, seed)[mine] for seed in range(3)]
+    torch.manual_seed(rank)
+    loss = cached(embedder(ours), [ours.tokenizer(column).ids for column in texts])
+    loss.backward()
+    results["cached"] = [loss.detach(), *gradients_of(ours)]
+    torch.manual_seed(rank)
+    loss = reference_losses.CachedMultipleNegativesRankingLoss(theirs, gather_across_devices=True, mini_batch_size=3)(
+        [theirs.tokenize(column) for column in texts], None
+    )
+    loss.backward()
+    results["cached reference"] = [loss.detach(), *gradients_of(theirs)]
+
     try:
         MultipleNegativesRankingLoss(gather_across_devices=True)([column[rank:] for column in columns])
     except InputError as error:
@@ -559,6 +588,12 @@ def test_gathered_value_and_gradients_are_the_references(two_processes):
             if not masked
         ]
         assert all(map(same_bits, plain, process["reference"]))
+
+
+def test_the_gathered_cached_loss_is_the_references_with_gradients_in_another_order_of_sums(two_processes):
+    for process in two_processes:
+        assert torch.equal(process["cached"][0], process["cached reference"][0])
+        assert close(process["cached"], process["cached reference"])
 
 
 @pytest.mark.parametrize("kind", ["ddp", "cached ddp"])

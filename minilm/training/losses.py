@@ -18,8 +18,10 @@ True
 :class:`CachedMultipleNegativesRankingLoss` is the same loss for batches that do not fit into memory.
 
 A loss is a function of embeddings, whatever model they come from. The reference is
-sentence-transformers 6.2: in every configuration that it has, value and gradients are equal to the bit,
-which is why the order of the operations must stay as it is.
+sentence-transformers 6.2: value and gradients are equal to the bit, whatever the options, which is why
+the order of the operations must stay as it is. One exception: where the cached loss gathers, gradients go
+to the other processes once and not once for each mini-batch, which adds them up in another order
+(differences up to 1e-6 in gradients of order 1; the value is equal).
 
 Dimensions:
     B  pairs in this process's batch     k  hard negatives of each pair
@@ -198,6 +200,8 @@ class MultipleNegativesRankingLoss(_RankingLoss):
                 not have length 1.
             duplicates: which texts are equal, from :func:`duplicate_ids`; then no anchor is pushed
                 away from a text that is known to be right for it. None, as in the reference: it is.
+                An anchor that stands ``r`` times in the batch, with ``r`` positives, then has to choose
+                one of them each time, and no model brings the mean loss of these rows below ``log r``.
 
         Raises:
             InputError: fewer than two columns, or columns that do not fit each other.
@@ -340,7 +344,7 @@ def duplicate_ids(columns: Sequence[Sequence[str | Sequence[int]]]) -> list[Tens
 
 
 def _hash(text: str | Sequence[int]) -> int:
-    data = text.encode() if isinstance(text, str) else np.asarray(text, dtype=np.int64).tobytes()
+    data = text.encode(errors="surrogatepass") if isinstance(text, str) else np.asarray(text, dtype=np.int64).tobytes()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)
 
 

@@ -1,28 +1,22 @@
 """Fixtures that all tests share."""
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import pytest
+from sentence_transformers import SentenceTransformer
 
-
-@pytest.fixture(scope="session")
-def model():
-    from minilm import SentenceEncoder
-
-    return SentenceEncoder.from_pretrained(device="cpu")
+from minilm import SentenceEncoder
+from minilm.hub import find_model
 
 
 @pytest.fixture(scope="session")
 def weights():
-    from minilm.hub import find_model
+    return find_model()
 
-    return find_model(None)
+
+@pytest.fixture(scope="session")
+def model(weights):
+    return SentenceEncoder.from_pretrained(weights, device="cpu")
 
 
 @pytest.fixture(scope="session")
 def reference(weights):
-    from sentence_transformers import SentenceTransformer
-
     return SentenceTransformer(str(weights), device="cpu")

@@ -8,6 +8,7 @@ import numpy as np
 
 from minilm.errors import InputError
 from minilm.evaluation.evaluator import Outcome
+from minilm.progress import progress
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,11 @@ def paired_bootstrap(
         raise InputError(f"seed is {seed}, expected at least 0")
     generator = np.random.default_rng(seed)
     differences = np.empty(resamples)
-    for draw in range(resamples):
-        items = generator.integers(first.items, size=first.items)
-        differences[draw] = second.resample(items) - first.resample(items)
+    with progress(resamples, "Bootstrap", unit=" resamples") as bar:
+        for draw in range(resamples):
+            items = generator.integers(first.items, size=first.items)
+            differences[draw] = second.resample(items) - first.resample(items)
+            bar.update()
     defined = differences[~np.isnan(differences)]
     low = high = float("nan")
     if 2 * len(defined) >= resamples:

@@ -102,7 +102,7 @@ class BaseEvaluator(ABC):
         self,
         model: SentenceEncoder,
         output_path: str | os.PathLike[str] | None = None,
-        epoch: int = -1,
+        epoch: float = -1,
         steps: int = -1,
     ) -> dict[str, float]:
         """Measures a model, which is left in evaluation mode; no random number is drawn.

@@ -45,7 +45,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
 
     Documents of equal score come in the order of their ids. A document counts as relevant or not;
     queries without a relevant document are left out. Relevant documents that are not in the corpus
-    count as never found, as in the reference; :func:`load_beir` refuses them.
+    count as never found, as in the reference; :func:`load_beir` refuses them. A document with the id
+    of the query is a document like any other, as there; BEIR's own scripts leave it out.
 
     Args:
         queries: query id → text, encoded with the model's "query" prompt.

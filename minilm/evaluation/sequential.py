@@ -45,7 +45,7 @@ class SequentialEvaluator:
         self,
         model: SentenceEncoder,
         output_path: str | os.PathLike[str] | None = None,
-        epoch: int = -1,
+        epoch: float = -1,
         steps: int = -1,
     ) -> dict[str, float]:
         """As :meth:`BaseEvaluator.__call__`."""

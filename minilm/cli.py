@@ -19,26 +19,24 @@ COMMANDS = {
     "reproduce": ("minilm.training.reproduce", "train again from a receipt, and say whether the bits are the same"),
     "evaluate": ("minilm.evaluation.command", "measure a model, or two side by side, on data of yours"),
     "inspect": ("minilm.commands.inspect", "list the tensors of a checkpoint"),
-    "push": ("minilm.push", "upload a model folder to the hub"),
     "verify": ("minilm.commands.verify", "check the weights, and the parity with sentence-transformers"),
+    "push": ("minilm.push", "upload a model folder to the hub"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, 1 when a check failed, 2 for what cannot be done."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="minilm", description="all-MiniLM-L6-v2, taken apart.")
     parser.add_argument("--version", action="version", version=f"minilm {minilm.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, help_text) in COMMANDS.items():
-        command = importlib.import_module(module)
-        subparser = subparsers.add_parser(
-            name,
-            help=help_text,
-            description=command.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
+        subparser = subparsers.add_parser(name, help=help_text, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if name in arguments[:1]:  # the others are not imported
+            command = importlib.import_module(module)
+            subparser.description = command.__doc__
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)
     try:
         status: int = parsed.run(parsed)

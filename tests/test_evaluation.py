@@ -15,7 +15,6 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 from sentence_transformers.sentence_transformer import evaluation as reference_evaluation
 from sklearn.metrics import average_precision_score
 from sklearn.metrics import matthews_corrcoef as reference_matthews
-from tolerances import BATCH_ORDER, BOOTSTRAP_PERCENTILE, PACKED_METRIC
 
 from minilm import SentenceEncoder
 from minilm import similarity as sim
@@ -33,6 +32,7 @@ from minilm.evaluation import (
     measures,
     paired_bootstrap,
 )
+from minilm.tolerances import BOOTSTRAP_PERCENTILE, PACKED_FLOAT32
 
 SIMILARITIES = ["cosine", "dot", "euclidean", "manhattan"]
 THEIRS = {
@@ -98,7 +98,7 @@ def assert_same(ours, theirs, model, folder, reference_model=None, exact=True, c
         for file in (folder / "theirs").iterdir():
             assert (folder / "ours" / file.name).read_bytes() == file.read_bytes()
     else:
-        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=0, atol=BATCH_ORDER)
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=0, atol=PACKED_FLOAT32)
     return found
 
 
@@ -251,7 +251,7 @@ def test_the_real_model(model, reference, real_evaluators, tmp_path):
         ours, theirs = both(kind, *args, **options)
         padded = assert_same(ours, theirs, model, tmp_path / kind.__name__, reference, exact, calls=[(-1, -1)])
         packed = kind(*args, **options, layout="packed")(model)
-        np.testing.assert_allclose(list(packed.values()), list(padded.values()), rtol=0, atol=PACKED_METRIC)
+        np.testing.assert_allclose(list(packed.values()), list(padded.values()), rtol=0, atol=PACKED_FLOAT32)
 
 
 def test_evaluation_draws_no_random_number(model, real_evaluators):

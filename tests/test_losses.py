@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.sentence_transformer import losses as reference_losses
-from tolerances import LOSS_FLOAT64, LOSS_REORDERED
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 import minilm
 from minilm import Encoder, EncoderConfig, InputError, PaddedBatch, SentenceEncoder, Tokenizer
+from minilm.tolerances import LOSS_FLOAT64, LOSS_REORDERED
 from minilm.training import losses
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,

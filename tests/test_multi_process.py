@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, TinyFolder
-from tolerances import PACKED
 
 from minilm import InputError, SentenceEncoder, TextTypeError, TruncationError, TruncationWarning, multi_process
+from minilm.tolerances import PACKED_FLOAT32
 
 pytestmark = pytest.mark.filterwarnings("ignore::minilm.TruncationWarning")
 
@@ -44,7 +44,7 @@ def test_the_same_vectors_in_the_same_order(
 ) -> None:
     found = tiny.encode(MANY, pool=pool, chunk_size=chunk_size, layout=layout)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, tiny.encode(MANY, layout=layout), atol=PACKED, rtol=0)
+    np.testing.assert_allclose(found, tiny.encode(MANY, layout=layout), atol=PACKED_FLOAT32, rtol=0)
 
 
 def test_every_kind_of_result(tiny: SentenceEncoder, pool: Any) -> None:
@@ -59,11 +59,11 @@ def test_every_kind_of_result(tiny: SentenceEncoder, pool: Any) -> None:
         assert one.shape == several.shape
     tokens = tiny.encode(TEXTS, pool=pool, output_value="token_embeddings")
     for a, b in zip(tokens, tiny.encode(TEXTS, output_value="token_embeddings"), strict=True):
-        torch.testing.assert_close(a, b, atol=10 * PACKED, rtol=0)
+        torch.testing.assert_close(a, b, atol=10 * PACKED_FLOAT32, rtol=0)
     everything = tiny.encode(TEXTS, pool=pool, output_value=None)
     assert [d["input_ids"].tolist() for d in everything] == tiny.tokenizer(TEXTS).ids
     prompted = tiny.encode(TEXTS, pool=pool, prompt="two ")
-    np.testing.assert_allclose(prompted, tiny.encode(TEXTS, prompt="two "), atol=PACKED, rtol=0)
+    np.testing.assert_allclose(prompted, tiny.encode(TEXTS, prompt="two "), atol=PACKED_FLOAT32, rtol=0)
 
 
 def test_more_chunks_than_files_that_may_be_open(tiny: SentenceEncoder, pool: Any) -> None:
@@ -100,7 +100,7 @@ def test_what_an_interrupted_call_left_behind_is_not_taken_for_the_next_one_s(
             tiny.encode(["nothing at all"] * len(MANY), pool=pool, chunk_size=3)
     time.sleep(0.3)  # the processes are done with it, and its results wait in the queue
     found = tiny.encode(MANY, pool=pool, chunk_size=3)
-    np.testing.assert_allclose(found, tiny.encode(MANY), atol=PACKED, rtol=0)
+    np.testing.assert_allclose(found, tiny.encode(MANY), atol=PACKED_FLOAT32, rtol=0)
 
 
 def test_threads_may_share_a_pool(tiny: SentenceEncoder, pool: Any) -> None:
@@ -116,7 +116,7 @@ def test_threads_may_share_a_pool(tiny: SentenceEncoder, pool: Any) -> None:
     for thread in threads:
         thread.join()
     for i, part in enumerate(parts):
-        np.testing.assert_allclose(found[i], tiny.encode(part), atol=PACKED, rtol=0)
+        np.testing.assert_allclose(found[i], tiny.encode(part), atol=PACKED_FLOAT32, rtol=0)
 
 
 def test_arguments_that_cannot_be_used(tiny: SentenceEncoder, pool: Any) -> None:
@@ -141,7 +141,7 @@ def test_a_pool_of_one_call_ends_with_it_and_a_dead_process_is_an_error(tiny: Se
 
     before = multiprocessing.active_children()
     found = tiny.encode(MANY, device=["cpu"])
-    np.testing.assert_allclose(found, tiny.encode(MANY), atol=PACKED, rtol=0)
+    np.testing.assert_allclose(found, tiny.encode(MANY), atol=PACKED_FLOAT32, rtol=0)
     assert multiprocessing.active_children() == before
 
     pool = tiny.start_multi_process_pool(["cpu"])

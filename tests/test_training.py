@@ -18,11 +18,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformerTrainingArguments
-from tolerances import TRAINING_REORDERED
 from training_runs import docstring_pairs, write_tiny_model
 
 from minilm import SentenceEncoder
 from minilm.errors import InputError, MinilmError, TextTypeError
+from minilm.tolerances import TRAINING_REORDERED
 from minilm.training import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from tolerances import TRAINING_REORDERED
 from training_runs import (
     Run,
     assert_same_bits,
@@ -25,6 +24,7 @@ from training_runs import (
 
 from minilm import SentenceEncoder
 from minilm.errors import CheckpointError, InputError, NonFiniteError
+from minilm.tolerances import TRAINING_REORDERED
 from minilm.training import PairDataset, TrainingRecipe, train
 from minilm.training.checkpoints import checkpoints
 from minilm.training.log import read_log

@@ -22,7 +22,7 @@ from minilm.training import (
     TrainingRecipe,
     train,
 )
-from minilm.training.processes import joined_processes
+from minilm.training.processes import join_processes
 
 model_path, output, settings, how, number = [*sys.argv[1:], "", "0"][:5]
 torch.set_num_threads(1)
@@ -54,13 +54,13 @@ if __name__ == "__main__":
     loss: Any = MultipleNegativesRankingLoss(gather_across_devices=how == "distributed")
     if (size := options.pop("mini_batch_size", None)) is not None:
         loss = CachedMultipleNegativesRankingLoss(gather_across_devices=True, mini_batch_size=size)
-    with joined_processes():
-        train(
-            SentenceEncoder.from_pretrained(model_path, device="cpu"),
-            PairDataset("pairs", docstring_pairs(80)),
-            TrainingRecipe.trainer(**options),
-            output_dir=output,
-            loss=loss,
-            evaluator=FullDisk() if how == "full-disk-after" else None,
-        )
+    join_processes()
+    train(
+        SentenceEncoder.from_pretrained(model_path, device="cpu"),
+        PairDataset("pairs", docstring_pairs(80)),
+        TrainingRecipe.trainer(**options),
+        output_dir=output,
+        loss=loss,
+        evaluator=FullDisk() if how == "full-disk-after" else None,
+    )
     print(events)

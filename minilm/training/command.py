@@ -19,7 +19,7 @@ from minilm.sentence_encoder import SentenceEncoder
 from minilm.tables import read_table
 from minilm.training.data import PairDataset
 from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
-from minilm.training.processes import Processes, joined_processes
+from minilm.training.processes import Processes, join_processes
 from minilm.training.recipe import REFUSED, TrainingRecipe, refusal
 from minilm.training.run import train_with_records
 
@@ -106,25 +106,24 @@ def run(args: argparse.Namespace) -> int:
         if args.mini_batch_size is None
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
-    with joined_processes() as device:
-        model = SentenceEncoder.from_pretrained(args.model, device=device or args.device)
-        if args.max_seq_length is not None:
-            model.max_seq_length = args.max_seq_length
-        result = train_with_records(
-            model,
-            datasets,
-            recipe,
-            output_dir=args.output,
-            loss=loss,
-            evaluator=evaluator,
-            base_model=args.model or "sentence-transformers/all-MiniLM-L6-v2",
-            data_files=args.pairs,
-            card_samples=not args.no_card_samples,
-        )
-        if Processes().first:
-            print(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
-            if result.best_metric is not None:
-                print(f"best evaluation: {result.best_metric:.4f}")
+    model = SentenceEncoder.from_pretrained(args.model, device=join_processes() or args.device)
+    if args.max_seq_length is not None:
+        model.max_seq_length = args.max_seq_length
+    result = train_with_records(
+        model,
+        datasets,
+        recipe,
+        output_dir=args.output,
+        loss=loss,
+        evaluator=evaluator,
+        base_model=args.model or "sentence-transformers/all-MiniLM-L6-v2",
+        data_files=args.pairs,
+        card_samples=not args.no_card_samples,
+    )
+    if Processes().first:
+        print(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
+        if result.best_metric is not None:
+            print(f"best evaluation: {result.best_metric:.4f}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
+DRAWN = 6  # more curves than this cannot be told apart
 
 
 class TrainingLog:
@@ -20,11 +21,15 @@ class TrainingLog:
         output_dir: the folder; made when missing.
         keep: the bytes of an existing log that stay: those that a checkpoint knows of.
         write: False in all processes but the first; then nothing is written.
+
+    Attributes:
+        metric: the evaluations' metric to draw; None draws the first :data:`DRAWN` of them.
     """
 
     def __init__(self, output_dir: Path, keep: int = 0, write: bool = True):
         self.path = output_dir / LOG_FILE
         self.bytes = 0
+        self.metric: str | None = None
         self._file = None
         if write:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,7 @@ class TrainingLog:
         if self._file is not None:
             self._file.close()
             if error is None:
-                draw_log(self.path)
+                draw_log(self.path, self.metric)
 
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -60,24 +65,24 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def draw_log(path: Path) -> None:
-    """Draws the loss, and each evaluation's metrics beside it, into ``training_log.png``; does
+def draw_log(path: Path, metric: str | None = None) -> None:
+    """Draws the loss, and beside it a metric of the evaluations, into ``training_log.png``; does
     nothing where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
     lines = read_log(path)
-    evaluations = [line for line in lines if any(name.startswith("eval_") for name in line)]
-    figure = Figure(figsize=(10 if evaluations else 5, 3.5), layout="constrained")
-    axes = figure.subplots(1, 2 if evaluations else 1, squeeze=False)[0]
-    losses = [line for line in lines if "loss" in line]
-    axes[0].plot([line["step"] for line in losses], [line["loss"] for line in losses])
-    axes[0].set(title="training loss", xlabel="step")
-    for name in [name for name in (evaluations[0] if evaluations else {}) if name.startswith("eval_")]:
-        points = [(line["step"], line[name]) for line in evaluations if name in line]
-        axes[1].plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("eval_"))
-    if evaluations:
-        axes[1].set(title="evaluation", xlabel="step")
-        axes[1].legend(fontsize="x-small")
+    curves = {"training loss": ["loss"]}
+    if evaluated := list(dict.fromkeys(n for line in lines for n in line if n.startswith("eval_"))):
+        curves["evaluation"] = [metric] if metric in evaluated else evaluated[:DRAWN]
+    figure = Figure(figsize=(5 * len(curves), 3.5), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
+            marker = "." if len(points) < 100 else ""
+            axes.plot(*zip(*points, strict=True), marker=marker, label=name.removeprefix("eval_"))
+        axes.set(title=title, xlabel="step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize="small")
     figure.savefig(path.with_name(PICTURE_FILE), dpi=150)

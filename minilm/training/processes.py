@@ -5,9 +5,10 @@ Gradients are averaged by torch's DistributedDataParallel over gloo or nccl; the
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -73,22 +74,15 @@ class Processes:
             distributed.barrier()
 
 
-@contextmanager
-def joined_processes() -> Iterator[torch.device | None]:
-    """Joins the other processes when ``torchrun`` started this one, and leaves them at the end.
-
-    Yields:
-        The device that this process is to use, or None when there are no others.
-    """
+def join_processes() -> torch.device | None:
+    """Joins the other processes when ``torchrun`` started this one, until it ends; returns the device
+    it is to use, or None when there are no others."""
     if "LOCAL_RANK" not in os.environ:
-        yield None
-        return
+        return None
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield device
-    finally:
-        distributed.destroy_process_group()
+    atexit.register(distributed.destroy_process_group)
+    return device

@@ -159,6 +159,7 @@ def train(
         metrics.clear()
         metrics.update(_evaluate(model, evaluator, recipe, processes, output_dir, epoch_now(), state.global_step))
         log.write(step=state.global_step, epoch=epoch_now(), **metrics)
+        log.metric = _metric_name(evaluator, recipe)
         best = _note_best(metrics, evaluator, recipe, state)
         if best and recipe.name == "fit" and processes.first:
             model.save_pretrained(output_dir)
@@ -358,19 +359,25 @@ def _evaluate(
     return processes.share(metrics)
 
 
+def _metric_name(evaluator: Evaluator | None, recipe: TrainingRecipe) -> str:
+    """The metric that tells the best model, as the log names it."""
+    name = recipe.metric_for_best_model or getattr(evaluator, "primary_metric", None) or "evaluator"
+    return f"eval_{name.removeprefix('eval_')}"
+
+
 def _note_best(
     metrics: dict[str, float], evaluator: Evaluator | None, recipe: TrainingRecipe, state: TrainingState
 ) -> bool:
     """Whether these are the best metrics so far; remembers them if so."""
-    name = recipe.metric_for_best_model or getattr(evaluator, "primary_metric", None) or "evaluator"
-    if f"eval_{name.removeprefix('eval_')}" not in metrics:
+    name = _metric_name(evaluator, recipe)
+    if name not in metrics:
         if recipe.metric_for_best_model or recipe.load_best_model_at_end or recipe.save_strategy == "best":
             raise InputError(
-                f"the evaluation has no metric {name!r} to tell the best model by; set metric_for_best_model to one of "
-                f"{', '.join(n.removeprefix('eval_') for n in metrics)}"
+                f"the evaluation has no metric {name.removeprefix('eval_')!r} to tell the best model by; set "
+                f"metric_for_best_model to one of {', '.join(n.removeprefix('eval_') for n in metrics)}"
             )
         return False
-    value = metrics[f"eval_{name.removeprefix('eval_')}"]
+    value = metrics[name]
     greater = recipe.greater_is_better
     if greater is None:
         greater = getattr(evaluator, "greater_is_better", not name.endswith("loss"))

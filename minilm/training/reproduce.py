@@ -21,6 +21,7 @@ import torch
 
 from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
+from minilm.tolerances import TRAINING_REORDERED
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
 from minilm.training.processes import Processes, join_processes
@@ -86,7 +87,7 @@ class Reproduction:
         if self.weights_differ:
             lines.append(
                 f"  weights: {len(self.weights_differ)} tensors differ; relative L2 of the update "
-                f"{self.update_error:.3g} ({'rounding' if self.update_error <= 3e-4 else 'more than rounding'})"
+                f"{self.update_error:.3g} ({'rounding' if self.update_error <= TRAINING_REORDERED else 'more than rounding'})"
             )
         else:
             lines.append("  weights: all equal")

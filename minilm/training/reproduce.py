@@ -85,9 +85,10 @@ class Reproduction:
         if not self.differences:
             lines.append(f"  all {self.steps:,} lines of the log are equal")
         if self.weights_differ:
+            cause = "rounding" if self.update_error <= TRAINING_REORDERED else "more than rounding"
             lines.append(
                 f"  weights: {len(self.weights_differ)} tensors differ; relative L2 of the update "
-                f"{self.update_error:.3g} ({'rounding' if self.update_error <= TRAINING_REORDERED else 'more than rounding'})"
+                f"{self.update_error:.3g} ({cause})"
             )
         else:
             lines.append("  weights: all equal")

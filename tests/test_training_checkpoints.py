@@ -172,8 +172,11 @@ def test_another_run_is_not_continued(whole: tuple[Path, int], tiny: Path) -> No
     recipe = TrainingRecipe.trainer(**RUN, resume_from_checkpoint=True)
     with pytest.raises(InputError, match=r"learning_rate was 5e-05, is 0\.1"):
         train(model, PairDataset("pairs", PAIRS["pairs"]), recipe.replace(learning_rate=0.1), output_dir=output)
-    with pytest.raises(InputError, match="data was"):
+    with pytest.raises(InputError, match="data pairs was"):
         train(model, PairDataset("pairs", docstring_pairs(79)), recipe, output_dir=output)
+    model.max_seq_length = 20
+    with pytest.raises(InputError, match="model max_seq_length was 48, is 20"):
+        train(model, PairDataset("pairs", PAIRS["pairs"]), recipe, output_dir=output)
 
 
 def test_a_broken_checkpoint_is_said_to_be(whole: tuple[Path, int], tiny: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ name only when all of it is on the disk, and loses its name before any of it is 
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -25,7 +26,6 @@ from torch import Tensor, nn
 from minilm.checkpoint import read_json, read_tensors
 from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
-from minilm.training.recipe import TrainingRecipe
 
 STATE_TENSORS = "training_state.safetensors"
 STATE_JSON = "training_state.json"
@@ -91,7 +91,7 @@ def save_checkpoint(
 
     Args:
         path: the checkpoint's folder; one that exists is replaced.
-        identity: what makes the run this run: recipe, data, loss, number of processes.
+        identity: what makes the run this run: recipe, data, model, loss, number of processes.
         random_states: from :func:`random_states` of every process, each name followed by ``.RANK``.
 
     Raises:
@@ -188,7 +188,7 @@ def random_states(device: torch.device) -> dict[str, Tensor]:
 def remove_leftovers(output_dir: Path) -> None:
     """Clears away what a killed run was writing or deleting."""
     inside = [path for pattern in (".checkpoint-*", "..checkpoint-*") for path in output_dir.glob(pattern)]
-    for path in [*inside, *output_dir.parent.glob(f".{output_dir.name}.*.tmp")]:
+    for path in [*inside, *output_dir.parent.glob(f".{glob.escape(output_dir.name)}.*.tmp")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -210,13 +210,12 @@ def _sync(path: Path) -> None:
 
 def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     differences = []
-    for part in expected:
-        ours, theirs = expected[part], found.get(part)
-        if part == "recipe" and isinstance(theirs, dict):
-            names = [n for n in TrainingRecipe().to_dict() if n not in MAY_CHANGE and ours[n] != theirs.get(n)]
-            differences += [f"{name} was {theirs.get(name)!r}, is {ours[name]!r}" for name in names]
-        elif ours != theirs:
-            differences.append(f"{part} was {theirs!r}, is {ours!r}")
+    for part, ours in expected.items():
+        theirs = found.get(part)
+        if not (isinstance(ours, dict) and isinstance(theirs, dict)):
+            ours, theirs = {"": ours}, {"": theirs}
+        for name in [n for n in {**theirs, **ours} if n not in MAY_CHANGE and ours.get(n) != theirs.get(n)]:
+            differences.append(f"{part} {name}".strip() + f" was {theirs.get(name)!r}, is {ours.get(name)!r}")
     if differences:
         raise InputError(
             f"{path} belongs to another run, which this one cannot continue: {'; '.join(differences)}. "

@@ -122,6 +122,11 @@ class TrainingRecipe:
 
         The batch size is that of the ``DataLoader`` given to ``fit``, the order of the data that in
         which it yields the pairs (``fit`` collects them first and shuffles again by ``seed``).
+        With an evaluator the output folder holds the best evaluation's weights, as there.
+
+        ``old_fit``, the loop from before version 3, takes its batches as the ``DataLoader`` gives
+        them; given these batches it is ``TrainingRecipe.trainer(optim="adamw_torch",
+        learning_rate=2e-5, weight_decay=0.01, warmup_steps=10000)``.
 
         Raises:
             InputError: as for :meth:`trainer`.

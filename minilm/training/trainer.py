@@ -110,7 +110,9 @@ def train(
     start_from = _find_start(output_dir, recipe)
     if processes.first and recipe.resume_from_checkpoint:
         checkpoints.remove_leftovers(output_dir)
-    tokens_lost = _report_data(model, datasets, recipe)
+    tokens_lost = {dataset.name: dataset.tokens_lost(model.tokenizer) for dataset in datasets}
+    if processes.first:
+        _warn(model, datasets, recipe, tokens_lost)
 
     batches_in_epoch = batches_per_epoch(datasets, recipe, processes.count)
     updates_in_epoch = math.ceil(batches_in_epoch / recipe.gradient_accumulation_steps)
@@ -126,6 +128,7 @@ def train(
     identity = {
         "recipe": recipe.to_dict(),
         "data": {dataset.name: dataset.sha256 for dataset in datasets},
+        "model": {**model.encoder.config.to_dict(), "max_seq_length": model.max_seq_length},
         "loss": _describe(loss),
         "processes": processes.count,
     }
@@ -447,9 +450,13 @@ def _check(
         )
 
 
-def _report_data(model: SentenceEncoder, datasets: Sequence[PairDataset], recipe: TrainingRecipe) -> dict[str, Any]:
-    """Warns of what training would pass over in silence; returns the number of texts that are cut."""
-    tokens_lost = {dataset.name: dataset.tokens_lost(model.tokenizer) for dataset in datasets}
+def _warn(
+    model: SentenceEncoder,
+    datasets: Sequence[PairDataset],
+    recipe: TrainingRecipe,
+    tokens_lost: dict[str, dict[str, int]],
+) -> None:
+    """Says what training would otherwise pass over in silence."""
     for dataset in datasets:
         if cut := sum(tokens_lost[dataset.name].values()):
             warnings.warn(
@@ -469,7 +476,6 @@ def _report_data(model: SentenceEncoder, datasets: Sequence[PairDataset], recipe
                 f"{dataset.name}: a batch of one pair has no wrong answers: its loss is 0 and it teaches nothing",
                 stacklevel=3,
             )
-    return tokens_lost
 
 
 def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:

@@ -1,7 +1,7 @@
 """The errors that minilm raises on purpose. Each message says what was found, what was expected
 and what to do; each class is also the built-in error that a caller would catch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class MinilmError(Exception):
@@ -64,3 +64,9 @@ class TruncationWarning(UserWarning):
     def __init__(self, message: str, tokens_lost: Mapping[int, int]):
         super().__init__(message)
         self.tokens_lost = dict(tokens_lost)
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
+    if value not in choices:
+        raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
-from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning
+from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.pooling import L2Normalize, MeanPooling
@@ -260,10 +260,10 @@ class SentenceEncoder(nn.Module):
             InputError: an argument cannot be used.
             TruncationError: see ``truncation``.
         """
-        _check_choice("layout", layout, ("packed", "padded"))
-        _check_choice("truncation", truncation, ("warn", "error", "silent"))
-        _check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
-        _check_choice("precision", precision or "float32", PRECISIONS)
+        check_choice("layout", layout, ("packed", "padded"))
+        check_choice("truncation", truncation, ("warn", "error", "silent"))
+        check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
+        check_choice("precision", precision or "float32", PRECISIONS)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         texts, single = _as_texts(inputs)
@@ -493,11 +493,6 @@ def _no_single_text(inputs: Any) -> Iterable[object]:
             f"found an array of shape {inputs.shape}, expected one dimension of texts; use array.ravel()"
         )
     return inputs
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def _best_device() -> str:

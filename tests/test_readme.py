@@ -1,6 +1,7 @@
 """The README says what is true: its snippets run and print what stands there, its commands work, its
 map names every file."""
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +37,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notes.txt").write_text(
         "The ferry leaves at seven.\n\nPrune the roses in March.\n\nThe library closes at noon on Fridays.\n"
     )
+    pairs = [
+        {"question": f"When does ferry number {i} leave?", "answer": f"Ferry number {i} leaves at {i} o'clock."}
+        for i in range(1, 9)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -52,21 +58,14 @@ def test_python_snippets_print_what_stands_below_them(index: int, folder: Path) 
         assert same_but_for_rounding(done.stdout, stated), done.stdout
 
 
-def commands() -> list[tuple[str, str]]:
-    """(command, stated output) of every line that begins with "$ " in a console block."""
-    found = []
-    for block in blocks("console"):
-        for part in block.split("$ ")[1:]:
-            command, _, output = part.partition("\n")
-            found.append((command, output))
-    return found
-
-
-@pytest.mark.parametrize(("command", "stated"), commands(), ids=lambda text: text[:50])
-def test_commands_print_what_stands_below_them(command: str, stated: str, folder: Path) -> None:
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert same_but_for_rounding(done.stdout, stated), done.stdout
+@pytest.mark.parametrize("block", blocks("console"), ids=lambda block: block.split("\n")[0])
+def test_commands_print_what_stands_below_them(block: str, folder: Path) -> None:
+    """Each line that begins with "$ " is run, one after the other in the same folder."""
+    for part in block.split("$ ")[1:]:
+        command, _, stated = part.partition("\n")
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=folder)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert same_but_for_rounding(done.stdout, stated), f"{command}\n{done.stdout}"
 
 
 def test_the_demo_prints_what_the_readme_shows() -> None:

@@ -1,4 +1,11 @@
-"""``minilm evaluate``: a model's metrics on a file, or two models side by side."""
+"""Measures a model on data of yours, or two models side by side.
+
+  minilm evaluate all-MiniLM-L6-v2 --sts pairs.csv
+  minilm evaluate all-MiniLM-L6-v2 tuned/ --retrieval DIR
+
+Metrics are those of sentence-transformers' evaluators, under their names. With two models, the
+difference in the primary metric has a 95 % interval from a paired bootstrap.
+"""
 
 from __future__ import annotations
 

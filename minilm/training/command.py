@@ -1,9 +1,9 @@
-"""``minilm train``: fine-tunes a model on files of pairs.
+"""Fine-tunes a model on files of pairs.
 
   minilm train pairs.jsonl --output out/ --num_train_epochs 1
   torchrun --nproc_per_node 2 -m minilm train pairs.jsonl --output out/ --gather_across_devices
 
-Every setting of :class:`~minilm.training.recipe.TrainingRecipe` is an option of the same name.
+Every setting of the recipe (minilm/training/recipe.py) is an option of the same name, with dashes too.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from minilm.errors import InputError
+from minilm.errors import InputError, check_choice
 from minilm.similarity import cos_sim
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
@@ -436,25 +436,20 @@ def _check_options(
     if isinstance(directions, str):
         raise InputError(f"directions is the string {directions!r}, expected a tuple such as ({directions!r},)")
     for direction in directions:
-        _check_choice("a direction", direction, DIRECTIONS)
+        check_choice("a direction", direction, DIRECTIONS)
     if "query_to_doc" not in directions:
         raise InputError(f'directions is {tuple(directions)}, expected "query_to_doc" among them: it has the positive')
-    _check_choice("partition_mode", partition_mode, PARTITION_MODES)
+    check_choice("partition_mode", partition_mode, PARTITION_MODES)
     if partition_mode == "per_direction" and {"query_to_query", "doc_to_doc"} & set(directions):
         raise InputError(
             'partition_mode="per_direction" is undefined for "query_to_query" and "doc_to_doc", whose sums do not '
             'contain the positive pair; use partition_mode="joint" or leave these directions out'
         )
-    _check_choice("hardness_mode", hardness_mode, (None, *HARDNESS_MODES))
+    check_choice("hardness_mode", hardness_mode, (None, *HARDNESS_MODES))
     if not 0 <= hardness_strength < math.inf:
         raise InputError(f"hardness_strength is {hardness_strength}, expected 0 or a positive number")
     if hardness_mode is not None and hardness_strength == 0:
         warnings.warn(f"hardness_mode={hardness_mode!r} has no effect while hardness_strength is 0", stacklevel=3)
-
-
-def _check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
 def _check_processes(columns: Sequence[Tensor]) -> None:

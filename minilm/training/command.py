@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from minilm import hub
 from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, SequentialEvaluator
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.tables import read_table
@@ -107,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
     model = SentenceEncoder.from_pretrained(args.model, device=join_processes() or args.device)
+    published = args.model is None or args.model in hub.ALIASES
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length
     result = train_with_records(
@@ -116,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output,
         loss=loss,
         evaluator=evaluator,
-        base_model=args.model or "sentence-transformers/all-MiniLM-L6-v2",
+        base_model=hub.MODEL_ID if published else args.model,
+        base_model_revision=hub.REVISION if published else None,
         data_files=args.pairs,
         card_samples=not args.no_card_samples,
     )

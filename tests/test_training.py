@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -32,7 +33,7 @@ from minilm.training import (
 )
 from minilm.training.batches import batches_per_epoch, epoch_batches
 from minilm.training.command import add_arguments, retrieval_evaluator, run
-from minilm.training.log import read_log
+from minilm.training.log import draw_log, read_log
 from minilm.training.recipe import REFUSED
 
 PAIRS = docstring_pairs(20)
@@ -60,7 +61,15 @@ def test_every_training_argument_is_a_setting_or_refused_with_a_reason() -> None
     assert not theirs - ours - set(REFUSED)
     assert not ours & set(REFUSED)
     assert ours - theirs == {"name", "layout", "mask_duplicates"}
-    assert set(REFUSED) <= theirs
+
+
+def test_older_fields_are_refused_by_name_too() -> None:
+    """Model cards of transformers 4 list fields that transformers 5 has no more."""
+    theirs = {field.name for field in dataclasses.fields(SentenceTransformerTrainingArguments)}
+    older = set(REFUSED) - theirs
+    assert {"overwrite_output_dir", "group_by_length", "fp16_backend", "no_cuda", "ray_scope", "past_index"} <= older
+    with pytest.raises(InputError, match="group_by_length is one of TrainingArguments' fields, but not supported: "):
+        TrainingRecipe.trainer(group_by_length=True)
 
 
 def test_defaults_are_the_trainers_but_for_the_log(tmp_path: Path) -> None:
@@ -354,3 +363,24 @@ def test_retrieval_of_held_out_pairs(tiny: Path) -> None:
     model = SentenceEncoder.from_pretrained(tiny, device="cpu")
     same = PairDataset("same", {"anchor": PAIRS["anchor"], "positive": PAIRS["anchor"]})
     assert retrieval_evaluator(same)(model)["same_cosine_accuracy@1"] == 1.0
+
+
+def test_the_picture_of_a_run(tmp_path: Path) -> None:
+    """The loss, and the evaluation beside it when there is one."""
+    rows = [{"step": i, "epoch": i / 9, "loss": 1 / i, "grad_norm": 1.0, "learning_rate": 1e-5} for i in range(1, 10)]
+    sizes = []
+    for evaluated in ([], [{"step": 9, "epoch": 1.0, "eval_accuracy": 0.5}]):
+        log = tmp_path / "training_log.jsonl"
+        log.write_text("".join(json.dumps(row) + "\n" for row in [*rows, *evaluated]))
+        draw_log(log)
+        picture = (tmp_path / "training_log.png").read_bytes()
+        assert picture.startswith(b"\x89PNG")
+        sizes.append(int.from_bytes(picture[16:20], "big"))
+    assert sizes[1] == 2 * sizes[0]  # twice as wide
+
+
+def test_no_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    (tmp_path / "training_log.jsonl").write_text('{"step": 1, "epoch": 1, "loss": 1}\n')
+    draw_log(tmp_path / "training_log.jsonl")
+    assert not (tmp_path / "training_log.png").exists()

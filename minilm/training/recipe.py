@@ -317,4 +317,36 @@ _REFUSED = {
     "put the prompt into the texts": "prompts",
     "there is one encoder for all columns": "router_mapping",
 }
-REFUSED = {name: reason for reason, names in _REFUSED.items() for name in names.split()}
+
+# Fields of transformers 4, which older model cards list, and which transformers 5 has no more.
+_REFUSED_BEFORE = {
+    "a folder that holds a model or a run is never overwritten; resume_from_checkpoint continues it": (
+        "overwrite_output_dir"
+    ),
+    "it is called per_device_train_batch_size; evaluators bring their own batch size": (
+        "per_gpu_train_batch_size per_gpu_eval_batch_size"
+    ),
+    "checkpoints are always safetensors": "save_safetensors",
+    "the device is the model's: model.to(device), or --device": (
+        "no_cuda use_mps_device tpu_num_cores tpu_metrics_debug mp_parameters"
+    ),
+    "half precision is torch's autocast, set by bf16 or fp16": "fp16_opt_level half_precision_backend fp16_backend",
+    "processes are started by torchrun, with DistributedDataParallel and nothing else": (
+        "fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap ray_scope"
+    ),
+    "one optimiser is supported, AdamW, set by optim, learning_rate, weight_decay and adam_*": "adafactor",
+    "batches are drawn as batch_sampler says, whatever the lengths": "group_by_length",
+    "the model is not compiled, since that would change its bits": "torchdynamo jit_mode_eval",
+    "evaluators are run by eval_strategy and bring their own batch size and metrics": (
+        "use_legacy_prediction_loop include_inputs_for_metrics"
+    ),
+    "it concerns models with a memory of earlier batches": "past_index",
+    "minilm push uploads a folder when the run is done": "push_to_hub_model_id push_to_hub_organization",
+    "the progress bar shows steps; speed is measured by scripts": "include_tokens_per_second",
+}
+REFUSED = {
+    name: reason
+    for refused in (_REFUSED, _REFUSED_BEFORE)
+    for reason, names in refused.items()
+    for name in names.split()
+}

@@ -12,8 +12,6 @@ from typing import TextIO
 
 from minilm.errors import InputError
 
-csv.field_size_limit(2**31 - 1)  # a text may be longer than the default of 128 kB
-
 
 def read_texts(path: str, field: str | None = None, column: str | None = None) -> Iterator[str]:
     """The texts of a file, or of standard input when ``path`` is ``"-"``.
@@ -31,7 +29,7 @@ def read_texts(path: str, field: str | None = None, column: str | None = None) -
     """
     if field is not None and column is not None:
         raise InputError("give a field (JSONL) or a column (CSV), not both")
-    with _open(path) as file:
+    with _open(path, newline=None if column is None else "") as file:
         if column is not None:
             yield from _column(file, path, column)
         elif field is not None:
@@ -58,13 +56,13 @@ def read_lines(path: str) -> list[str]:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[TextIO]:
+def _open(path: str, newline: str | None) -> Iterator[TextIO]:
     try:
         if path == "-":
-            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict")  # type: ignore[union-attr]
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline=newline)  # type: ignore[union-attr]
             yield sys.stdin
         else:
-            with open(path, encoding="utf-8-sig", newline=None) as file:
+            with open(path, encoding="utf-8-sig", newline=newline) as file:
                 yield file
     except UnicodeDecodeError as error:
         raise InputError(
@@ -91,7 +89,8 @@ def _field(file: TextIO, path: str, field: str) -> Iterator[str]:
 
 
 def _column(file: TextIO, path: str, column: str) -> Iterator[str]:
-    rows = csv.reader(file, delimiter="\t" if path.endswith(".tsv") else ",", strict=True)
+    limit = csv.field_size_limit(2**31 - 1)  # a text may be longer than the module's 128 KiB
+    rows = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
     try:
         header = next(rows, None)
         if header is None:
@@ -107,3 +106,5 @@ def _column(file: TextIO, path: str, column: str) -> Iterator[str]:
             yield row[place]
     except csv.Error as error:
         raise InputError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
+    finally:
+        csv.field_size_limit(limit)

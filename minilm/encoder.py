@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minilm.config import EncoderConfig
+from minilm.errors import InputError, check_choice
 from minilm.layouts import Batch
 
 Attention: TypeAlias = Literal["sdpa", "eager"]
@@ -200,7 +201,7 @@ class Encoder(nn.Module):
                 the kernel never forms them.
 
         Raises:
-            ValueError: an attention that does not exist or cannot give probabilities, an empty
+            InputError: an attention that does not exist or cannot give probabilities, an empty
                 batch or text, or a text longer than the position table.
         """
         self._check(batch, attention, output_attentions)
@@ -219,16 +220,15 @@ class Encoder(nn.Module):
         )
 
     def _check(self, batch: Batch, attention: str, output_attentions: bool) -> None:
-        if attention not in ("sdpa", "eager"):
-            raise ValueError(f'attention is {attention!r}, expected "sdpa" or "eager"')
+        check_choice("attention", attention, ("sdpa", "eager"))
         if output_attentions and attention != "eager":
-            raise ValueError('output_attentions needs attention="eager": sdpa never forms the probabilities')
+            raise InputError('output_attentions needs attention="eager": sdpa never forms the probabilities')
         if not batch.lengths or min(batch.lengths) == 0:
-            raise ValueError("the batch is empty or has a text without tokens")
+            raise InputError("the batch is empty or has a text without tokens; an empty text is [CLS] [SEP]")
         if max(batch.lengths) > self.config.max_position_embeddings:
-            raise ValueError(
+            raise InputError(
                 f"a text has {max(batch.lengths)} tokens, but there are positions for "
-                f"{self.config.max_position_embeddings}"
+                f"{self.config.max_position_embeddings}; cut it, as SentenceEncoder.tokenize does"
             )
 
     def _initialise(self, module: nn.Module) -> None:

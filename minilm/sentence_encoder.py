@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -52,7 +52,7 @@ class SentenceOutput(EncoderOutput):
         sentence_embedding: ``[B, D]``, pooled and, where the model does so, normalised.
     """
 
-    sentence_embedding: Tensor = None  # type: ignore[assignment]  # after the parent's defaults
+    sentence_embedding: Tensor = field(kw_only=True)
 
     @property
     def token_embeddings(self) -> Tensor:
@@ -505,7 +505,8 @@ def _outside() -> int:
     """The stack level, for a warning, of the caller outside this package."""
     import inspect
 
-    package, frame, level = Path(__file__).parent, inspect.currentframe(), 0
-    while frame and (Path(frame.f_code.co_filename).parent == package or "torch" in frame.f_code.co_filename):
+    inside = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
+    frame, level = inspect.currentframe(), 0
+    while frame and frame.f_code.co_filename.startswith(inside):
         frame, level = frame.f_back, level + 1
     return level

@@ -15,6 +15,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -86,12 +87,13 @@ def _checks(folder: Path, published: bool) -> Iterator[Check]:
         yield Check("parity with sentence-transformers", "not installed: pip install 'minilm[reference]'", "-")
         return
     reference = load_reference(folder, torch.float32)
-    import sentence_transformers
-
-    versus = f"{{}} {sentence_transformers.__version__}"
     theirs = reference.preprocess(texts)["input_ids"].tolist()
     ours = model.tokenize(texts).input_ids.tolist()
-    yield Check(versus.format("token ids, sentence-transformers"), f"{len(texts)} texts", _judge(theirs == ours))
+    yield Check(
+        f"token ids, sentence-transformers {version('sentence-transformers')}",
+        f"{len(texts)} texts",
+        _judge(theirs == ours),
+    )
     layouts: tuple[Layout, ...] = ("padded", "packed")
     for layout in layouts:
         parity = compare_encode(model, reference, texts, layout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,7 +98,7 @@ class PairDataset:
     @property
     def duplicates(self) -> int:
         """The number of rows that repeat an earlier row in every column."""
-        return len(self) - len(Counter(zip(*self.columns.values(), strict=True)))
+        return len(self) - len(set(zip(*self.columns.values(), strict=True)))
 
     def tokens_lost(self, tokenizer: Tokenizer) -> dict[str, int]:
         """Column → the number of its texts that are over the tokenizer's limit and will be cut."""

@@ -93,8 +93,13 @@ class TrainingRecipe:
     save_steps: float = setting(500, "steps between checkpoints; one more is written at the end")
     save_total_limit: int | None = setting(None, "checkpoints to keep, the best and the last always among them")
     load_best_model_at_end: bool = setting(False, "end with the weights of the best evaluation, not the last")
-    metric_for_best_model: str | None = setting(None, "the evaluator's metric that tells the best; its primary one")
-    greater_is_better: bool | None = setting(None, "whether more of it is better; yes unless its name ends in loss")
+    metric_for_best_model: str | None = setting(
+        None, "the evaluator's metric that tells the best; unless given, its primary one"
+    )
+    greater_is_better: bool | None = setting(
+        None,
+        "whether more of it is better; unless given as the evaluator says, or else yes unless its name ends in loss",
+    )
     resume_from_checkpoint: str | bool | None = setting(
         None, "go on from this checkpoint; true: from the last one of the output folder, or from the start"
     )
@@ -186,7 +191,7 @@ class TrainingRecipe:
         if self.lr_scheduler_type == "linear":
             return self.learning_rate * max(0.0, (total_steps - step) / max(1, total_steps - warmup))
         progress = (step - warmup) / max(1, total_steps - warmup)
-        return self.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * 0.5 * 2.0 * progress)))
+        return self.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
 
     def every(self, kind: Literal["logging", "eval", "save"], total_steps: int) -> int:
         """The number of steps between two lines, evaluations or checkpoints."""

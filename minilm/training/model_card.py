@@ -2,7 +2,7 @@
 
 :class:`ModelCard` is plain data and :meth:`ModelCard.to_markdown` writes it, with the sections that
 sentence-transformers' own cards have, in their order, so that the hub and its readers find what
-they know. Any text is safe in it: the front matter is quoted by a YAML library, and in tables
+they know. Any text is safe in it: the front matter quotes whatever is not a plain word, and in tables
 whatever HTML or Markdown would read is written as a character reference.
 """
 

@@ -63,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the texts of all processes as negatives",
     )
 
-    evaluation = parser.add_argument_group("evaluation while training")
+    evaluation = parser.add_argument_group(
+        "evaluation while training", "after each epoch, unless --eval_strategy says otherwise"
+    )
     evaluation.add_argument(
         "--eval_pairs",
         "--eval-pairs",
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
     model = SentenceEncoder.from_pretrained(args.model, device=join_processes() or args.device)
-    published = args.model is None or args.model in hub.ALIASES
+    published = args.model is None or (args.model in hub.ALIASES and not Path(args.model).is_dir())
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length
     result = train_with_records(

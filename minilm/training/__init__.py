@@ -7,9 +7,15 @@
 >>> train(model, pairs, TrainingRecipe.trainer(num_train_epochs=1), output_dir="out")  # doctest: +SKIP
 """
 
+from minilm.training.batches import epoch_batches
 from minilm.training.data import PairDataset
-from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+    duplicate_ids,
+)
 from minilm.training.recipe import TrainingRecipe
+from minilm.training.run import train_with_records
 from minilm.training.trainer import TrainingResult, train
 
 __all__ = [
@@ -18,5 +24,8 @@ __all__ = [
     "PairDataset",
     "TrainingRecipe",
     "TrainingResult",
+    "duplicate_ids",
+    "epoch_batches",
     "train",
+    "train_with_records",
 ]

@@ -95,7 +95,9 @@ def train(
         show_progress_bar: None shows one on a terminal.
 
     Raises:
-        InputError: data, recipe and output folder do not fit together; nothing was changed.
+        InputError: data, recipe and output folder do not fit together; nothing was changed, unless only
+            the run could tell: an evaluation without ``metric_for_best_model``, or repeated texts that
+            leave ``no_duplicates`` without a batch.
         NonFiniteError: a loss or gradient was infinite or not a number.
         OSError: something could not be written; checkpoints written before are unharmed.
     """

@@ -23,18 +23,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``SentenceEncoder.encode``, under their names."""
-    parser.add_argument("--batch-size", type=int, default=32, help="texts at a time; packed: 64 tokens for each")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, help="texts at a time; packed: 64 tokens for each (default: 32)"
+    )
     parser.add_argument(
         "--layout",
         choices=("packed", "padded"),
         default="packed",
-        help="packed is fast; padded gives the reference's bits",
+        help="packed is fast; padded gives the reference's bits (default: packed)",
     )
     parser.add_argument(
         "--truncation",
         choices=("warn", "error", "silent"),
         default="warn",
-        help="what to do about texts over the model's limit of tokens",
+        help="what to do about texts over the model's limit of tokens (default: warn)",
     )
     parser.add_argument("--prompt", help="text to put before each text")
     parser.add_argument("--prompt-name", help="the model's prompt of this name, to put before each text")

@@ -30,8 +30,8 @@ from minilm.tables import read_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``minilm evaluate``."""
-    parser.add_argument("model", help="a folder, a hub id, or all-MiniLM-L6-v2")
-    parser.add_argument("model_b", nargs="?", metavar="model_b", help="a second model, to compare with the first")
+    parser.add_argument("model", help="a folder, or a model's name on the hub")
+    parser.add_argument("model_b", nargs="?", help="a second model, to compare with the first")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--sts", metavar="FILE", help="pairs and how similar they are: sentence1, sentence2, score")
     data.add_argument("--retrieval", metavar="DIR", help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")

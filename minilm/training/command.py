@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "names; several files are several data sets",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder for model, log and checkpoints")
-    parser.add_argument("--model", help="the model to start from: a folder or hub id (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--model", help="a folder, or a model's name on the hub (default: all-MiniLM-L6-v2)")
     parser.add_argument(
         "--recipe",
         choices=["trainer", "fit"],

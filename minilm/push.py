@@ -73,7 +73,7 @@ def push_to_hub(
         revision: the branch, created when it is missing; None means ``main``.
 
     Raises:
-        CheckpointError: the folder does not load; nothing was sent.
+        CheckpointError: the folder does not load, or its files lie elsewhere in it; nothing was sent.
         PushError: uploads are switched off, there is no token, the hub refused or did not answer.
     """
     folder = Path(folder)
@@ -108,11 +108,17 @@ def push_to_hub(
 
 def _checked(folder: Path) -> list[str]:
     """The files to upload, once the folder has loaded."""
+    from minilm.folder import read_folder
     from minilm.sentence_encoder import SentenceEncoder
 
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder")
     SentenceEncoder.from_pretrained(folder)
+    if (encoder := read_folder(folder).transformer_dir) != folder:
+        raise CheckpointError(
+            f"{folder} has its encoder in {encoder}, expected in the folder itself; load the model, save it anew with "
+            "save_pretrained, and push that folder"
+        )
     return [name for name in MODEL_FILES if (folder / name).is_file()]
 
 

@@ -20,6 +20,8 @@ import pytest
 from tiny_models import tiny_model
 
 from minilm import SentenceEncoder
+from minilm.errors import CheckpointError
+from minilm.push import push_to_hub
 
 GOOD, READER = "hf_good", "hf_reader"
 
@@ -281,6 +283,19 @@ def test_no_token_and_no_network(folder):
     no_token, no_network = push([call, call | {"token": GOOD}], "http://127.0.0.1:9")
     assert "there is no access token" in no_token and "hf auth login" in no_token
     assert "http://127.0.0.1:9 does not answer; nothing was uploaded" in no_network
+
+
+def test_an_encoder_in_a_folder_of_its_own_is_not_left_out(folder, tmp_path):
+    apart = tmp_path / "model"
+    shutil.copytree(folder, apart)
+    (apart / "0_Transformer").mkdir()
+    for name in ("config.json", "model.safetensors", "sentence_bert_config.json", "tokenizer.json"):
+        (apart / name).rename(apart / "0_Transformer" / name)
+    modules = json.loads((apart / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (apart / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CheckpointError, match="save it anew with save_pretrained"):
+        push_to_hub(apart, "user/x")
 
 
 def test_offline_switch(folder):

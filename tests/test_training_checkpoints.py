@@ -243,11 +243,12 @@ def test_two_processes_train_as_one(kind: str, tmp_path: Path, weights: Path) ->
 
 
 def test_two_processes_resume_to_the_same_bits(tiny: Path, tmp_path: Path) -> None:
-    """Each process has random numbers of its own to go on with."""
-    settings: dict[str, Any] = {"num_train_epochs": 2, "save_steps": 4}
+    """Each process has random numbers of its own to go on with, and losses that no line of the log has yet."""
+    settings: dict[str, Any] = {"num_train_epochs": 2, "save_steps": 4, "logging_steps": 3}
     assert child(tiny, tmp_path / "out", settings, "distributed", processes=2).returncode == 0
-    before = model_weights(tmp_path / "out")
+    before, log = model_weights(tmp_path / "out"), read_log(tmp_path / "out" / "training_log.jsonl")
     settings["resume_from_checkpoint"] = str(tmp_path / "out" / "checkpoint-4")
     resumed = child(tiny, tmp_path / "out", settings, "distributed", processes=2)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_weights(model_weights(tmp_path / "out"), before)
+    assert read_log(tmp_path / "out" / "training_log.jsonl") == log

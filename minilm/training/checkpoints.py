@@ -42,7 +42,7 @@ class TrainingState:
         global_step: optimiser steps done.
         epoch, batch: the epoch, from 0, and how many of its batches are done.
         schedule_step: steps of the learning rate's schedule; under fp16 a step that overflowed is none.
-        loss: sum of the losses since the last line of the log, as float32.
+        losses: sum of each process's losses since the last line of the log, as float32.
         loss_step: the step of that line.
         grad_norm, learning_rate: of the last step.
         total_loss: sum of the losses up to that line.
@@ -56,7 +56,7 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0
     schedule_step: int = 0
-    loss: float = 0.0
+    losses: list[float] = field(default_factory=list)
     loss_step: int = 0
     grad_norm: float = 0.0
     learning_rate: float = 0.0

@@ -138,7 +138,8 @@ def train(
     if start_from is not None:
         state = checkpoints.load_checkpoint(start_from, model, optimizer, identity, processes.rank)
         scaler.load_state_dict(state.scaler)
-    loss_sum = torch.tensor(state.loss, device=model.device)  # since the last line of the log
+    loss_so_far = state.losses[processes.rank] if start_from is not None else 0.0
+    loss_sum = torch.tensor(loss_so_far, device=model.device)  # since the last line of the log
     metrics: dict[str, float] = {}
 
     def due(kind: Literal["logging", "eval", "save"]) -> bool:
@@ -171,7 +172,8 @@ def train(
         return best
 
     def save() -> None:
-        state.loss, state.log_bytes, state.scaler = loss_sum.item(), log.bytes, scaler.state_dict()
+        state.losses = [value.item() for value in processes.all_states({"loss": loss_sum.cpu()}).values()]
+        state.log_bytes, state.scaler = log.bytes, scaler.state_dict()
         _save(output_dir, model, optimizer, recipe, state, identity, processes)
 
     with ExitStack() as stack:

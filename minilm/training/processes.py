@@ -39,7 +39,7 @@ class Processes:
         """The model with its gradients averaged over the processes in each backward pass."""
         if self.count == 1:
             return model
-        return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(model)
 
     def no_sync(self, wrapped: nn.Module) -> Callable[[], AbstractContextManager[Any]]:
         """A context in which a backward pass keeps its gradients to itself."""

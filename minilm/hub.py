@@ -239,7 +239,7 @@ def _from_hub(
         pass
     if local_files_only or _offline():
         raise ModelNotFoundError(f"{repo_id} is not in the hub's cache and downloads are switched off")
-    if not _hub_answers():
+    if not hub_answers():
         raise ModelNotFoundError(
             f"{huggingface_hub.constants.ENDPOINT} does not answer, and {repo_id} is not in its cache. "
             "Give a folder that holds the model, or try again with a network."
@@ -259,7 +259,7 @@ def _from_hub(
     return folder
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Whether the hub's server answers within :data:`HUB_SECONDS`, and not that it is broken.
 
     ``huggingface_hub`` itself tries six times, with pauses, before it gives up. The question is

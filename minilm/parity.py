@@ -67,8 +67,13 @@ def load_reference(folder: Path, dtype: torch.dtype | None = None) -> Any:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
+            shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+            try:
+                reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+            finally:
+                if shown:  # the switch is everybody's
+                    logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     except ImportError:
         raise InputError(
             "sentence-transformers is not installed; it is the reference. pip install 'minilm[reference]'"

@@ -82,13 +82,13 @@ def push_to_hub(
     import huggingface_hub
     from huggingface_hub import constants
 
-    from minilm.hub import _hub_answers
+    from minilm.hub import hub_answers
 
     if constants.HF_HUB_OFFLINE:
         raise PushError("the hub is switched off by HF_HUB_OFFLINE; unset it to upload")
     if not (token or huggingface_hub.get_token()):
         raise PushError("there is no access token: set HF_TOKEN, or run 'hf auth login', with a token that may write")
-    if not _hub_answers():
+    if not hub_answers():
         raise PushError(f"{constants.ENDPOINT} does not answer; nothing was uploaded. Try again with a network.")
     api = huggingface_hub.HfApi(token=token)
     with _clear_errors(repo_id, revision), _quiet_in_a_pipe():

@@ -661,6 +661,8 @@ def test_a_metric_without_a_value_is_null_in_json(stub_models, tmp_path, capsys)
         (["--sts", "none.txt"], "none.txt ends in '.txt'"),
         (["--retrieval", "none"], "none is no folder"),
         (["--sts", "none.csv", "--resamples", "0"], "--resamples is 0"),
+        (["--sts", "none.csv", "--seed", "1"], "only one is given"),
+        (["--sts", "none.csv", "--split", "dev"], "--retrieval, which is not given"),
     ],
 )
 def test_the_command_refuses_before_it_loads_a_model(argv, message):

@@ -4,6 +4,8 @@ import doctest
 import itertools
 import math
 import random
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -677,3 +679,39 @@ def test_columns_that_do_not_fit_are_refused(shapes, message):
 def test_duplicates_need_a_number_for_each_text():
     with pytest.raises(InputError, match="duplicates has the shapes"):
         MultipleNegativesRankingLoss()(random_columns(4, 1), duplicate_ids([["a"] * 4] * 2))
+
+
+MEMORY = """
+import resource, sys, torch
+from minilm import Encoder, EncoderConfig, PackedBatch, PaddedBatch
+from minilm.pooling import MeanPooling
+from minilm.training import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+
+torch.set_num_threads(1)
+kind, pairs = sys.argv[1], int(sys.argv[2])
+encoder = Encoder(EncoderConfig(vocab_size=100, hidden_size=128, num_attention_heads=4, intermediate_size=512)).train()
+columns = [[[2, *[(i + j + c) % 90 + 5 for j in range(62)], 3] for i in range(pairs)] for c in range(2)]
+
+def embed(ids):
+    batch = PaddedBatch.from_ids(ids)
+    return MeanPooling()(encoder(batch).last_hidden_state, batch)
+
+embed(columns[0][:8]).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if kind == "plain":
+    loss = MultipleNegativesRankingLoss()([embed(column) for column in columns])
+else:
+    loss = CachedMultipleNegativesRankingLoss(mini_batch_size=32)(embed, columns)
+loss.backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_cached_loss_takes_the_memory_of_a_small_batch() -> None:
+    """1,024 pairs, cached, in no more than 32 pairs take without; the peak of a process of its own."""
+    peak = {}
+    for kind, pairs in (("plain", 32), ("cached", 1024)):
+        command = [sys.executable, "-c", MEMORY, kind, str(pairs)]
+        peak[kind] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert peak["plain"] > 50_000  # kB: enough to be told from noise
+    assert peak["cached"] <= peak["plain"]

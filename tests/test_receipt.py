@@ -268,7 +268,7 @@ model = SentenceEncoder.from_pretrained(base, device="cpu")
 train_with_records(model, PairDataset.from_file(pairs), recipe, output_dir=output)
 parser = argparse.ArgumentParser()
 reproduce.add_arguments(parser)
-reproduce.join_processes = lambda: None  # they have joined above
+reproduce.join_processes = lambda device: device  # they have joined above
 sys.exit(reproduce.run(parser.parse_args([output, "--data", pairs, "--model", base])))
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

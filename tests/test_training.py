@@ -336,6 +336,27 @@ def test_command_trains(tiny: Path, tmp_path: Path, pairs_file: str, capsys: pyt
     assert SentenceEncoder.from_pretrained(out).encode("a text").shape == (32,)
 
 
+def test_command_sets_the_loss(tiny: Path, tmp_path: Path, pairs_file: str) -> None:
+    """Every option of the loss reaches it: the receipt says which loss was used."""
+    expected = {
+        "class": "CachedMultipleNegativesRankingLoss",
+        "scale": 5.0,
+        "similarity_fct": "dot_score",
+        "gather_across_devices": True,
+        "directions": ["query_to_doc", "doc_to_query"],
+        "partition_mode": "per_direction",
+        "hardness_mode": "in_batch_negatives",
+        "hardness_strength": 2.0,
+        "mini_batch_size": 4,
+    }
+    options = "--scale 5 --similarity dot --gather-across-devices --directions query_to_doc doc_to_query "
+    options += "--partition_mode per_direction --hardness-mode in_batch_negatives --hardness_strength 2 "
+    options += "--mini_batch_size 4 --max_steps 1 --device cpu"
+    out = tmp_path / "out"
+    assert command(pairs_file, "--output", str(out), "--model", str(tiny), *options.split()) == 0
+    assert json.loads((out / "training_receipt.json").read_text())["loss"] == expected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -43,8 +43,9 @@ def run(args: argparse.Namespace) -> int:
     if not passages:
         raise InputError("there is no text in these files")
     options = encode_options(args)
-    corpus = model.encode([passage.text for passage in passages], convert_to_tensor=True, **options)
-    query = model.encode(args.query, convert_to_tensor=True, **options)
+    query = model.encode_query(args.query, convert_to_tensor=True, **options)
+    options |= {"prompt": None, "prompt_name": None}  # those asked for are the query's; passages have the model's own
+    corpus = model.encode_document([passage.text for passage in passages], convert_to_tensor=True, **options)
     (hits,) = semantic_search(query, corpus, top_k=args.top_k)
     for hit in hits:
         passage = passages[hit["corpus_id"]]

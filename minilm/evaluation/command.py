@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--pairs", metavar="FILE", help="pairs that are similar or not: sentence1, sentence2, label (0/1)"
     )
-    parser.add_argument("--split", default="test", help="with --retrieval, which qrels (default: test)")
+    parser.add_argument("--split", help="with --retrieval, which qrels (default: test)")
     parser.add_argument(
         "--similarity",
         nargs="+",
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="packed is fast; padded gives the bits of sentence-transformers (default: packed)",
     )
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
-    parser.add_argument("--resamples", type=int, default=1000, help="draws of the paired bootstrap (default: 1000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the paired bootstrap (default: 0)")
+    parser.add_argument("--resamples", type=int, help="draws of the paired bootstrap (default: 1000)")
+    parser.add_argument("--seed", type=int, help="of the paired bootstrap (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,8 +67,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MinilmError: the data, a model or an option cannot be used.
     """
+    compares = args.resamples is not None or args.seed is not None
+    args.split, split_given = args.split or "test", args.split is not None
+    args.resamples = 1000 if args.resamples is None else args.resamples
+    args.seed = 0 if args.seed is None else args.seed
     if args.resamples < 1 or args.seed < 0:  # before the models take their time
         raise InputError(f"--resamples is {args.resamples} and --seed {args.seed}, expected at least 1 and at least 0")
+    if compares and args.model_b is None:
+        raise InputError("--resamples and --seed are of the comparison of two models, but only one is given")
+    if split_given and args.retrieval is None:
+        raise InputError("--split chooses among the qrels of --retrieval, which is not given")
     evaluator, data, unit = _evaluator(args)
     models = [args.model] if args.model_b is None else [args.model, args.model_b]
     outcomes = [_measure(evaluator, model, args.device) for model in models]

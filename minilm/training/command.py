@@ -17,9 +17,16 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 from minilm import hub
 from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, SequentialEvaluator
 from minilm.sentence_encoder import SentenceEncoder
+from minilm.similarity import SIMILARITY
 from minilm.tables import read_table
 from minilm.training.data import PairDataset
-from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.losses import (
+    DIRECTIONS,
+    HARDNESS_MODES,
+    PARTITION_MODES,
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 from minilm.training.processes import Processes, join_processes
 from minilm.training.recipe import REFUSED, TrainingRecipe, refusal
 from minilm.training.run import train_with_records
@@ -49,6 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     loss = parser.add_argument_group("loss")
     loss.add_argument("--scale", type=float, default=20.0, help="one over the temperature (default: 20)")
+    loss.add_argument(
+        "--similarity",
+        choices=["cosine", "dot", "euclidean", "manhattan"],
+        default="cosine",
+        help="of anchor and document (default: cosine)",
+    )
+    loss.add_argument(
+        "--directions",
+        nargs="+",
+        choices=DIRECTIONS,
+        default=["query_to_doc"],
+        metavar="NAME",
+        help=f"what an anchor and its positive are told from, of {', '.join(DIRECTIONS)} (default: query_to_doc)",
+    )
+    loss.add_argument(
+        *_flags("partition_mode"),
+        choices=PARTITION_MODES,
+        default="joint",
+        help="several directions: one sum over all, or the mean of each one's (default: joint)",
+    )
+    loss.add_argument(
+        *_flags("hardness_mode"), choices=HARDNESS_MODES, help="which negatives weigh more the nearer they are"
+    )
+    loss.add_argument(
+        *_flags("hardness_strength"), type=float, default=0.0, metavar="X", help="by how much (default: 0)"
+    )
     loss.add_argument(
         "--mini_batch_size",
         "--mini-batch-size",
@@ -103,13 +136,14 @@ def run(args: argparse.Namespace) -> int:
         settings.setdefault("eval_strategy", "epoch")
     recipe = TrainingRecipe.fit(**settings) if args.recipe == "fit" else TrainingRecipe.trainer(**settings)
     datasets = [PairDataset.from_file(path, args.columns) for path in args.pairs]
-    options: dict[str, Any] = {"scale": args.scale, "gather_across_devices": args.gather_across_devices}
+    names = "scale gather_across_devices directions partition_mode hardness_mode hardness_strength".split()
+    options = {name: getattr(args, name) for name in names} | {"similarity_fct": SIMILARITY[args.similarity][0]}
     loss = (
         MultipleNegativesRankingLoss(**options)
         if args.mini_batch_size is None
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
-    model = SentenceEncoder.from_pretrained(args.model, device=join_processes() or args.device)
+    model = SentenceEncoder.from_pretrained(args.model, device=join_processes(args.device))
     published = args.model is None or (args.model in hub.ALIASES and not Path(args.model).is_dir())
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length

@@ -387,9 +387,26 @@ def _all_gather(tensor: Tensor) -> Tensor:
 
     In the backward pass each process gets the sum of all processes' gradients in its own rows.
     """
-    from torch.distributed.nn import functional  # late: torch may have been built without it
+    gathered: Tensor = _AllGather.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
 
-    return torch.cat(functional.all_gather(tensor))
+
+class _AllGather(torch.autograd.Function):
+    """``torch.distributed.all_gather``, which by itself lets no gradients through."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        """``[B, …]`` → ``[processes · B, …]``."""
+        rows = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, tensor.contiguous())
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """``[processes · B, …]`` → ``[B, …]``."""
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 class _Randomness:

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from minilm.errors import InputError
+
 T = TypeVar("T")
 
 
@@ -74,15 +76,21 @@ class Processes:
             distributed.barrier()
 
 
-def join_processes() -> torch.device | None:
+def join_processes(device: str | None = None) -> str | torch.device | None:
     """Joins the other processes when ``torchrun`` started this one, until it ends; returns the device
-    it is to use, or None when there are no others."""
+    it is to use, which is ``device`` when there are no others.
+
+    Raises:
+        InputError: a device is given, but ``torchrun`` gives each process its own.
+    """
     if "LOCAL_RANK" not in os.environ:
-        return None
-    device = torch.device("cpu")
+        return device
+    if device is not None:
+        raise InputError(f"--device {device} is given, but torchrun gives each process its own device; leave it out")
+    own = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)
+    distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
     atexit.register(distributed.destroy_process_group)
-    return device
+    return own

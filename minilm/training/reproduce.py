@@ -33,7 +33,7 @@ COMPARED = ("loss", "grad_norm", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Difference:
+class StepDifference:
     """How far a figure of the log is from the receipt's.
 
     Attributes:
@@ -63,7 +63,7 @@ class Reproduction:
     """
 
     same_bits: bool
-    differences: dict[str, Difference]
+    differences: dict[str, StepDifference]
     weights_differ: list[str]
     update_error: float
     environment: dict[str, tuple[Any, Any]]
@@ -245,7 +245,7 @@ def _compare(
         }
         if off:
             first = min(off)
-            differences[name] = Difference(first, off[first], max(off.values()), len(off))
+            differences[name] = StepDifference(first, off[first], max(off.values()), len(off))
 
     parameters = dict(again.encoder.named_parameters())
     differ, error, update = [], 0.0, 0.0
@@ -286,7 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command. Returns 0 when the bits are the same, 1 when they are not."""
-    device = join_processes() or args.device
+    device = join_processes(args.device)
     first = Processes().first
     result = reproduce(
         args.folder,

@@ -67,7 +67,7 @@ def load_reference(folder: Path, dtype: torch.dtype | None = None) -> Any:
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
-            shown = logging.is_progress_bar_enabled()  # type: ignore[no-untyped-call]
+            shown = logging.is_progress_bar_enabled()
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             try:
                 reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)

@@ -58,7 +58,8 @@ def train_with_records(
         evaluator=evaluator,
         show_progress_bar=show_progress_bar,
     )
-    seconds = time.monotonic() - started
+    # A resumed run's earlier part was not timed.
+    seconds = None if recipe.resume_from_checkpoint else time.monotonic() - started
     processes = Processes()
     if not processes.first:
         processes.wait()  # until the records are there

@@ -3,8 +3,8 @@
 >>> from minilm import SentenceEncoder
 >>> from minilm.training import PairDataset, TrainingRecipe, train
 >>> model = SentenceEncoder.from_pretrained()
->>> pairs = PairDataset.from_file("pairs.jsonl")  # doctest: +SKIP
->>> train(model, pairs, TrainingRecipe.trainer(num_train_epochs=1), output_dir="out")  # doctest: +SKIP
+>>> pairs = PairDataset.from_file("pairs.jsonl")
+>>> train(model, pairs, TrainingRecipe.trainer(num_train_epochs=1), output_dir="out")
 """
 
 from minilm.training.batches import epoch_batches

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from minilm.config import EncoderConfig
+from minilm.config import DTYPES, EncoderConfig
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError
 
@@ -48,7 +48,7 @@ KEYS = {
 IGNORED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 
 WEIGHTS_FILE = "model.safetensors"
-FLOAT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+FLOAT_TYPES = tuple(getattr(torch, name) for name in DTYPES)
 
 
 def their_names(config: EncoderConfig) -> dict[str, str]:

@@ -70,3 +70,11 @@ def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def describe_cut(tokens_lost: Mapping[int, int], total: int, limit: int, first: int = 0) -> str:
+    """Which texts are over the limit and by how much, the first five by number; ``first`` is the
+    number of the first text."""
+    shown = ", ".join(f"text {first + index} by {lost:,}" for index, lost in list(tokens_lost.items())[:5])
+    more = f" and {len(tokens_lost) - 5:,} more" if len(tokens_lost) > 5 else ""
+    return f"{len(tokens_lost):,} of {total:,} texts are over the limit of {limit} tokens ({shown}{more})"

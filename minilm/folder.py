@@ -27,9 +27,8 @@ from minilm.checkpoint import WEIGHTS_FILE, atomic_path, read_json, save_encoder
 from minilm.config import EncoderConfig, stated_dtype
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError
+from minilm.similarity import SIMILARITY
 from minilm.tokens import Tokenizer
-
-SIMILARITY_FUNCTIONS = ("cosine", "dot", "euclidean", "manhattan")
 
 # Files that describe the tokenizer to other libraries; kept as they came and written back.
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
@@ -315,8 +314,8 @@ def _check_settings(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     names = ["query", "document", *prompts]  # the first two always exist, if only as empty texts
     if default is not None and default not in names:
         raise CheckpointError(f"{file}: default_prompt_name {default!r} is none of {', '.join(names)}")
-    if similarity not in SIMILARITY_FUNCTIONS:
-        raise CheckpointError(f"{file}: similarity_fn_name is {similarity!r}, supported are {SIMILARITY_FUNCTIONS}")
+    if similarity not in tuple(SIMILARITY):  # a tuple, since a hostile file may hold a list
+        raise CheckpointError(f"{file}: similarity_fn_name is {similarity!r}, supported are {tuple(SIMILARITY)}")
     return {
         "prompts": {name: prompt or "" for name, prompt in prompts.items()},
         "default_prompt_name": default,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
-from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice
+from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice, describe_cut
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.pooling import L2Normalize, MeanPooling
@@ -377,13 +377,10 @@ class SentenceEncoder(nn.Module):
         """Says which texts are over the limit, as ``truncation`` asks (see :meth:`encode`)."""
         if not tokens_lost or truncation == "silent":
             return
-        shown = ", ".join(f"text {i} by {n:,}" for i, n in list(tokens_lost.items())[:5])
-        more = f" and {len(tokens_lost) - 5:,} more" if len(tokens_lost) > 5 else ""
-        message = f"{len(tokens_lost):,} of {total:,} texts are over the limit of {self.max_seq_length} tokens "
-        message += f"({shown}{more}); "
+        message = describe_cut(tokens_lost, total, self.max_seq_length)
         if truncation == "error":
-            raise TruncationError(message + "split them, or allow the cut with truncation='warn'.", tokens_lost)
-        message += "the rest of each was cut off and has no effect on its vector."
+            raise TruncationError(f"{message}; split them, or allow the cut with truncation='warn'.", tokens_lost)
+        message += "; the rest of each was cut off and has no effect on its vector."
         warnings.warn(TruncationWarning(message, tokens_lost), stacklevel=_outside())
 
     # ---- similarity -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from itertools import islice
 import numpy as np
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
-from minilm.errors import TruncationError, TruncationWarning
+from minilm.errors import TruncationError, TruncationWarning, describe_cut
 from minilm.progress import progress
 from minilm.text_files import count_lines, read_texts
 from minilm.vector_files import vector_writer
@@ -87,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
             writer.write(chunk, vectors)
             done += len(chunk)
             bar.update(len(chunk))
-    _report(tokens_lost, done, model.max_seq_length)
+    if tokens_lost:
+        cut = describe_cut(tokens_lost, done, model.max_seq_length, first=1)
+        print(f"minilm encode: {cut}; the rest of each was cut off", file=sys.stderr)
     if args.output != "-":
         shape = f"{done:,} × {sample.shape[1]}"
         print(f"{args.output}: {shape} {np.dtype(sample.dtype).name}", file=sys.stderr)
@@ -98,15 +100,3 @@ def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     iterator = iter(texts)
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _report(tokens_lost: dict[int, int], total: int, limit: int) -> None:
-    if not tokens_lost:
-        return
-    shown = ", ".join(f"text {index + 1} by {lost:,}" for index, lost in list(tokens_lost.items())[:5])
-    more = f" and {len(tokens_lost) - 5:,} more" if len(tokens_lost) > 5 else ""
-    print(
-        f"minilm encode: {len(tokens_lost):,} of {total:,} texts are over the limit of {limit} tokens ({shown}{more}); "
-        "the rest of each was cut off",
-        file=sys.stderr,
-    )

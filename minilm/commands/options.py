@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
+from minilm.config import DTYPES
 from minilm.sentence_encoder import SentenceEncoder
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
     """The model that :func:`add_model_arguments` describes."""
     return SentenceEncoder.from_pretrained(
-        args.model, device=args.device, dtype=DTYPES[args.dtype] if args.dtype else None
+        args.model, device=args.device, dtype=getattr(torch, args.dtype) if args.dtype else None
     )
 
 

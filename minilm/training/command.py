@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loss.add_argument("--scale", type=float, default=20.0, help="one over the temperature (default: 20)")
     loss.add_argument(
         "--similarity",
-        choices=["cosine", "dot", "euclidean", "manhattan"],
+        choices=list(SIMILARITY),
         default="cosine",
         help="of anchor and document (default: cosine)",
     )

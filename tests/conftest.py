@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.normalize import Normalize
 from sentence_transformers.base.modules.transformer import Transformer
 from sentence_transformers.sentence_transformer.modules.pooling import Pooling
+from training_runs import write_tiny_model
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from minilm import SentenceEncoder
@@ -82,6 +83,21 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> TinyFolder:
         return copy
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """A small random model with the real vocabulary, to train from. Tests do not write to it."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", weights)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny matrices gain nothing from a second thread and lose much where the cores are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def load_reference(folder: Path | str) -> SentenceTransformer:

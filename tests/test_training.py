@@ -10,7 +10,6 @@ import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,9 @@ from minilm.training.command import add_arguments, retrieval_evaluator, run
 from minilm.training.log import draw_log, read_log
 from minilm.training.recipe import REFUSED
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAIRS = docstring_pairs(20)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", weights)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ---- recipe -------------------------------------------------------------------------------------
@@ -216,16 +204,16 @@ def test_an_epoch_has_each_row_once(kinds: list[int], size: int, drop: bool, sam
 # ---- training on what there is ------------------------------------------------------------------
 
 
-def test_one_pair_trains_on_nothing_and_says_so(tiny: Path, tmp_path: Path) -> None:
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+def test_one_pair_trains_on_nothing_and_says_so(tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     with pytest.warns(UserWarning, match="one pair has no wrong answers"):
         result = train(model, PairDataset("one", {"a": ["x"], "b": ["y"]}), output_dir=tmp_path / "out")
     assert (result.global_step, result.training_loss) == (3, 0.0)
 
 
-def test_what_would_pass_in_silence_is_reported(tiny: Path, tmp_path: Path) -> None:
+def test_what_would_pass_in_silence_is_reported(tiny_bert: Path, tmp_path: Path) -> None:
     columns = {"a": ["short", "short", "word " * 100], "b": ["text", "text", "x"]}
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     with pytest.warns(UserWarning) as caught:
         result = train(model, PairDataset("mine", columns), TrainingRecipe.trainer(max_steps=1), output_dir=tmp_path)
     messages = " ".join(str(warning.message) for warning in caught)
@@ -244,9 +232,9 @@ def test_what_would_pass_in_silence_is_reported(tiny: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_does_not_fit_together(
-    settings: dict[str, Any], options: dict[str, Any], message: str, tiny: Path, tmp_path: Path
+    settings: dict[str, Any], options: dict[str, Any], message: str, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     with pytest.raises(InputError, match=message):
         train(
             model,
@@ -259,17 +247,17 @@ def test_what_does_not_fit_together(
 
 
 @pytest.mark.filterwarnings("ignore:.*repeat an earlier one")
-def test_repeated_texts_that_fill_no_batch(tiny: Path, tmp_path: Path) -> None:
+def test_repeated_texts_that_fill_no_batch(tiny_bert: Path, tmp_path: Path) -> None:
     data = PairDataset("same", {"a": ["x"] * 9, "b": ["y"] * 9})
     recipe = TrainingRecipe.trainer(batch_sampler="no_duplicates", dataloader_drop_last=True)
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     with pytest.raises(InputError, match="no batch of 8 pairs without a repeated text"):
         train(model, data, recipe, output_dir=tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:.*over the limit")
-def test_an_output_folder_with_a_run_is_left_alone(tiny: Path, tmp_path: Path) -> None:
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+def test_an_output_folder_with_a_run_is_left_alone(tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     data, recipe = PairDataset("pairs", PAIRS), TrainingRecipe.trainer(max_steps=1)
     (tmp_path / "notes.txt").write_text("mine")
     train(model, data, recipe, output_dir=tmp_path)
@@ -281,11 +269,11 @@ def test_an_output_folder_with_a_run_is_left_alone(tiny: Path, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:.*over the limit")
-def test_masked_duplicates_change_the_loss(tiny: Path, tmp_path: Path) -> None:
+def test_masked_duplicates_change_the_loss(tiny_bert: Path, tmp_path: Path) -> None:
     data = PairDataset("pairs", {"a": [PAIRS["anchor"][0]] * 8, "b": PAIRS["positive"][:8]})
     losses = []
     for masked in (False, True):
-        model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+        model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
         recipe = TrainingRecipe.trainer(max_steps=1, mask_duplicates=masked)
         losses.append(train(model, data, recipe, output_dir=tmp_path / str(masked)).training_loss)
     assert losses[0] > 1 and losses[1] == 0.0  # every other positive is right for the one question
@@ -324,10 +312,10 @@ def pairs_file(tmp_path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:.*over the limit")
-def test_command_trains(tiny: Path, tmp_path: Path, pairs_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_trains(tiny_bert: Path, tmp_path: Path, pairs_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     options = ["--num_train_epochs", "1", "--learning-rate", "1e-3", "--bf16", "False", "--eval_pairs", pairs_file]
-    assert command(pairs_file, "--output", str(out), "--model", str(tiny), "--device", "cpu", *options) == 0
+    assert command(pairs_file, "--output", str(out), "--model", str(tiny_bert), "--device", "cpu", *options) == 0
     assert "3 steps, mean loss" in capsys.readouterr().out
     log = read_log(out / "training_log.jsonl")
     assert [line["step"] for line in log] == [1, 2, 3, 3]
@@ -336,7 +324,7 @@ def test_command_trains(tiny: Path, tmp_path: Path, pairs_file: str, capsys: pyt
     assert SentenceEncoder.from_pretrained(out).encode("a text").shape == (32,)
 
 
-def test_command_sets_the_loss(tiny: Path, tmp_path: Path, pairs_file: str) -> None:
+def test_command_sets_the_loss(tiny_bert: Path, tmp_path: Path, pairs_file: str) -> None:
     """Every option of the loss reaches it: the receipt says which loss was used."""
     expected = {
         "class": "CachedMultipleNegativesRankingLoss",
@@ -353,7 +341,7 @@ def test_command_sets_the_loss(tiny: Path, tmp_path: Path, pairs_file: str) -> N
     options += "--partition_mode per_direction --hardness-mode in_batch_negatives --hardness_strength 2 "
     options += "--mini_batch_size 4 --max_steps 1 --device cpu"
     out = tmp_path / "out"
-    assert command(pairs_file, "--output", str(out), "--model", str(tiny), *options.split()) == 0
+    assert command(pairs_file, "--output", str(out), "--model", str(tiny_bert), *options.split()) == 0
     assert json.loads((out / "training_receipt.json").read_text())["loss"] == expected
 
 
@@ -366,9 +354,9 @@ def test_command_sets_the_loss(tiny: Path, tmp_path: Path, pairs_file: str) -> N
         (["--columns", "anchor", "nothing"], "nothing"),
     ],
 )
-def test_command_refuses(options: list[str], message: str, tmp_path: Path, pairs_file: str, tiny: Path) -> None:
+def test_command_refuses(options: list[str], message: str, tmp_path: Path, pairs_file: str, tiny_bert: Path) -> None:
     with pytest.raises(MinilmError, match=message):
-        command(pairs_file, "--output", str(tmp_path / "out"), "--model", str(tiny), *options)
+        command(pairs_file, "--output", str(tmp_path / "out"), "--model", str(tiny_bert), *options)
 
 
 def test_command_explains_every_setting() -> None:
@@ -380,8 +368,8 @@ def test_command_explains_every_setting() -> None:
     assert "deepspeed" not in text
 
 
-def test_retrieval_of_held_out_pairs(tiny: Path) -> None:
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+def test_retrieval_of_held_out_pairs(tiny_bert: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     same = PairDataset("same", {"anchor": PAIRS["anchor"], "positive": PAIRS["anchor"]})
     assert retrieval_evaluator(same)(model)["same_cosine_accuracy@1"] == 1.0
 

@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +28,14 @@ from minilm.training import PairDataset, TrainingRecipe, train
 from minilm.training.checkpoints import checkpoints
 from minilm.training.log import read_log
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one"),
+]
 
 TESTS = Path(__file__).parent
 PAIRS = {"pairs": docstring_pairs(80)}
 RUN: dict[str, Any] = {"per_device_train_batch_size": 16, "num_train_epochs": 2, "save_steps": 3, "save_total_limit": 2}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", weights)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(model: Path, output: Path, settings: dict[str, Any], *how: str, processes: int = 0) -> Any:
@@ -68,44 +57,46 @@ def child(*arguments: Any, **options: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def whole(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """A run that nobody interrupted, and how often it touched its folder."""
     output = tmp_path_factory.mktemp("whole") / "output"
-    finished = child(tiny, output, RUN, "kill-at", "0")
+    finished = child(tiny_bert, output, RUN, "kill-at", "0")
     assert finished.returncode == 0, finished.stderr
     return output, int(finished.stdout.split()[-1])
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_any_moment_it_ends_with_the_same_bits(
-    seed: int, whole: tuple[Path, int], tiny: Path, tmp_path: Path
+    seed: int, whole: tuple[Path, int], tiny_bert: Path, tmp_path: Path
 ) -> None:
     expected, events = whole
     moment = random.Random(seed).randint(events * seed // 5, events * (seed + 1) // 5)
     output = tmp_path / "output"
-    killed = child(tiny, output, RUN, "kill-at", str(max(1, moment)))
+    killed = child(tiny_bert, output, RUN, "kill-at", str(max(1, moment)))
     assert killed.returncode == -9, killed.stderr
     for checkpoint in checkpoints(output):
         SentenceEncoder.from_pretrained(checkpoint)  # what has the name is whole
     settings = {**RUN, "resume_from_checkpoint": True}
     if seed == 2:  # killed again, on the way back
-        assert child(tiny, output, settings, "kill-at", "60").returncode == -9
-    our_run(tiny, PAIRS, output, TrainingRecipe.trainer(**settings))
+        assert child(tiny_bert, output, settings, "kill-at", "60").returncode == -9
+    our_run(tiny_bert, PAIRS, output, TrainingRecipe.trainer(**settings))
     assert_same_weights(model_weights(output), model_weights(expected))
     assert (output / "training_log.jsonl").read_bytes() == (expected / "training_log.jsonl").read_bytes()
     assert files(output) == files(expected)
 
 
 @pytest.mark.parametrize("lines", [1, 6])
-def test_killed_from_outside_while_it_computes(lines: int, whole: tuple[Path, int], tiny: Path, tmp_path: Path) -> None:
+def test_killed_from_outside_while_it_computes(
+    lines: int, whole: tuple[Path, int], tiny_bert: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "output" / "training_log.jsonl"
-    with start(tiny, tmp_path / "output", RUN) as process:
+    with start(tiny_bert, tmp_path / "output", RUN) as process:
         while not log.exists() or log.read_bytes().count(b"\n") < lines:
             assert process.poll() is None
             time.sleep(0.001)
         process.kill()
     recipe = TrainingRecipe.trainer(**RUN, resume_from_checkpoint=True)
-    our_run(tiny, PAIRS, tmp_path / "output", recipe)
+    our_run(tiny_bert, PAIRS, tmp_path / "output", recipe)
     assert_same_weights(model_weights(tmp_path / "output"), model_weights(whole[0]))
     assert log.read_bytes() == (whole[0] / "training_log.jsonl").read_bytes()
 
@@ -151,24 +142,24 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2}
     ids=["accumulation", "packed", "sparse log", "epochs", "best", "fit", "two data sets", "leftover gradient"],
 )
 def test_resumed_from_each_checkpoint_it_ends_with_the_same_bits(
-    data: dict[str, Any], settings: dict[str, Any], tiny: Path, tmp_path: Path
+    data: dict[str, Any], settings: dict[str, Any], tiny_bert: Path, tmp_path: Path
 ) -> None:
     settings = {"num_train_epochs": 2, "save_steps": 1, **settings}
     options = {"evaluator": Recall()} if "eval_strategy" in settings else {}
     output = tmp_path / "output"
-    whole = our_run(tiny, data, output, TrainingRecipe.trainer(**settings), **options)
+    whole = our_run(tiny_bert, data, output, TrainingRecipe.trainer(**settings), **options)
     found = checkpoints(output)
     assert len(found) > 2
     for checkpoint in (found[0], found[len(found) // 2], found[-1]):
         recipe = TrainingRecipe.trainer(**settings, resume_from_checkpoint=str(checkpoint))
-        resumed = our_run(tiny, data, output, recipe, **options)
+        resumed = our_run(tiny_bert, data, output, recipe, **options)
         inputs = whole.inputs[len(whole.inputs) - len(resumed.inputs) :]
         assert_same_bits(resumed, Run(whole.log, inputs, whole.weights, whole.random_state))
 
 
-def test_another_run_is_not_continued(whole: tuple[Path, int], tiny: Path) -> None:
+def test_another_run_is_not_continued(whole: tuple[Path, int], tiny_bert: Path) -> None:
     output, _ = whole
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     recipe = TrainingRecipe.trainer(**RUN, resume_from_checkpoint=True)
     with pytest.raises(InputError, match=r"learning_rate was 5e-05, is 0\.1"):
         train(model, PairDataset("pairs", PAIRS["pairs"]), recipe.replace(learning_rate=0.1), output_dir=output)
@@ -179,10 +170,10 @@ def test_another_run_is_not_continued(whole: tuple[Path, int], tiny: Path) -> No
         train(model, PairDataset("pairs", PAIRS["pairs"]), recipe, output_dir=output)
 
 
-def test_a_broken_checkpoint_is_said_to_be(whole: tuple[Path, int], tiny: Path, tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_said_to_be(whole: tuple[Path, int], tiny_bert: Path, tmp_path: Path) -> None:
     broken = tmp_path / "checkpoint-3"
     broken.mkdir()
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     recipe = TrainingRecipe.trainer(**RUN, resume_from_checkpoint=str(broken))
     with pytest.raises(InputError, match="is no checkpoint"):
         train(model, PairDataset("pairs", PAIRS["pairs"]), recipe, output_dir=tmp_path)
@@ -193,22 +184,22 @@ def test_a_broken_checkpoint_is_said_to_be(whole: tuple[Path, int], tiny: Path, 
         train(model, PairDataset("pairs", PAIRS["pairs"]), recipe, output_dir=tmp_path)
 
 
-def test_a_full_disk_loses_no_checkpoint(whole: tuple[Path, int], tiny: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_checkpoint(whole: tuple[Path, int], tiny_bert: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     settings = {**RUN, "eval_strategy": "steps", "eval_steps": 5}
-    failed = child(tiny, output, settings, "full-disk-after", "5")
+    failed = child(tiny_bert, output, settings, "full-disk-after", "5")
     assert failed.returncode == 1
     assert "cannot write" in failed.stderr and "checkpoint-6" in failed.stderr
     assert f"the last good checkpoint is {output / 'checkpoint-3'}" in failed.stderr
     assert [path.name for path in checkpoints(output)] == ["checkpoint-3"]
     assert not list(output.glob(".checkpoint*"))
     recipe = TrainingRecipe.trainer(**settings, resume_from_checkpoint=True)
-    resumed = our_run(tiny, PAIRS, output, recipe, evaluator=lambda *_, **__: 0.0)
+    resumed = our_run(tiny_bert, PAIRS, output, recipe, evaluator=lambda *_, **__: 0.0)
     assert resumed.log[-2]["step"] == 10
 
 
-def test_numbers_that_are_not_finite_stop_the_run(tiny: Path, tmp_path: Path) -> None:
-    model = SentenceEncoder.from_pretrained(tiny, device="cpu")
+def test_numbers_that_are_not_finite_stop_the_run(tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
     recipe = TrainingRecipe.trainer(learning_rate=1e30, save_steps=1, max_grad_norm=0.0)
     data = PairDataset("quora", PAIRS["pairs"])
     with pytest.raises(NonFiniteError, match=r"of step 2 is (nan|inf)") as caught:
@@ -242,13 +233,13 @@ def test_two_processes_train_as_one(kind: str, tmp_path: Path, weights: Path) ->
     assert error.norm() < TRAINING_REORDERED * update.norm()
 
 
-def test_two_processes_resume_to_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+def test_two_processes_resume_to_the_same_bits(tiny_bert: Path, tmp_path: Path) -> None:
     """Each process has random numbers of its own to go on with, and losses that no line of the log has yet."""
     settings: dict[str, Any] = {"num_train_epochs": 2, "save_steps": 4, "logging_steps": 3}
-    assert child(tiny, tmp_path / "out", settings, "distributed", processes=2).returncode == 0
+    assert child(tiny_bert, tmp_path / "out", settings, "distributed", processes=2).returncode == 0
     before, log = model_weights(tmp_path / "out"), read_log(tmp_path / "out" / "training_log.jsonl")
     settings["resume_from_checkpoint"] = str(tmp_path / "out" / "checkpoint-4")
-    resumed = child(tiny, tmp_path / "out", settings, "distributed", processes=2)
+    resumed = child(tiny_bert, tmp_path / "out", settings, "distributed", processes=2)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_weights(model_weights(tmp_path / "out"), before)
     assert read_log(tmp_path / "out" / "training_log.jsonl") == log

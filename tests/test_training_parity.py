@@ -23,14 +23,16 @@ from training_runs import (
     docstring_pairs,
     model_weights,
     our_run,
-    write_tiny_model,
 )
 
 from minilm import SentenceEncoder
 from minilm.training import CachedMultipleNegativesRankingLoss, PairDataset, TrainingRecipe
 from minilm.training.batches import batches_per_epoch, epoch_batches
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*over the limit", "ignore:.*repeat an earlier one"),
+]
 
 PAIRS = {"pairs": docstring_pairs(86)}
 HARD = {"pairs": {**docstring_pairs(86), "negative": docstring_pairs(86, skip=20)["positive"]}}
@@ -48,20 +50,6 @@ CROSSED = {  # most anchors twice, and some of them as positives of others
         "positive": [PAIRS["pairs"]["positive" if i % 5 else "anchor"][i // 2 + 1] for i in range(86)],
     }
 }
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
-    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model", weights)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices gain nothing from a second thread and lose much where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class MeanSimilarity(SentenceEvaluator):
@@ -192,17 +180,17 @@ VARIANTS: dict[str, tuple[dict[str, dict[str, list[str]]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_trainer(variant: str, tiny: Path, tmp_path: Path) -> None:
+def test_trainer(variant: str, tiny_bert: Path, tmp_path: Path) -> None:
     data, settings = VARIANTS[variant]
     evaluator = MeanSimilarity() if "eval_strategy" in settings else None
-    theirs = reference_run(tiny, data, tmp_path / "theirs", evaluator, **settings)
+    theirs = reference_run(tiny_bert, data, tmp_path / "theirs", evaluator, **settings)
     recipe = TrainingRecipe.trainer(save_strategy="no", **settings)
-    assert_same_bits(our_run(tiny, data, tmp_path / "ours", recipe, evaluator=evaluator), theirs)
+    assert_same_bits(our_run(tiny_bert, data, tmp_path / "ours", recipe, evaluator=evaluator), theirs)
 
 
-def test_cached_loss(tiny: Path, tmp_path: Path) -> None:
+def test_cached_loss(tiny_bert: Path, tmp_path: Path) -> None:
     theirs = reference_run(
-        tiny,
+        tiny_bert,
         PAIRS,
         tmp_path / "theirs",
         loss="CachedMultipleNegativesRankingLoss",
@@ -210,7 +198,9 @@ def test_cached_loss(tiny: Path, tmp_path: Path) -> None:
         per_device_train_batch_size=40,
     )
     recipe = TrainingRecipe.trainer(save_strategy="no", max_steps=3, per_device_train_batch_size=40)
-    ours = our_run(tiny, PAIRS, tmp_path / "ours", recipe, loss=CachedMultipleNegativesRankingLoss(mini_batch_size=32))
+    ours = our_run(
+        tiny_bert, PAIRS, tmp_path / "ours", recipe, loss=CachedMultipleNegativesRankingLoss(mini_batch_size=32)
+    )
     assert_same_bits(ours, theirs)
 
 
@@ -223,7 +213,7 @@ def test_cached_loss(tiny: Path, tmp_path: Path) -> None:
     ],
     ids=["steps", "lowest", "best"],
 )
-def test_best_model_at_the_end(settings: dict[str, Any], tiny: Path, tmp_path: Path) -> None:
+def test_best_model_at_the_end(settings: dict[str, Any], tiny_bert: Path, tmp_path: Path) -> None:
     settings = {
         "num_train_epochs": 1,
         "learning_rate": 1e-2,
@@ -233,8 +223,8 @@ def test_best_model_at_the_end(settings: dict[str, Any], tiny: Path, tmp_path: P
         "metric_for_best_model": "similarity",
         **settings,
     }
-    theirs = reference_run(tiny, PAIRS, tmp_path / "theirs", MeanSimilarity(), **settings)
-    ours = our_run(tiny, PAIRS, tmp_path / "ours", TrainingRecipe.trainer(**settings), evaluator=MeanSimilarity())
+    theirs = reference_run(tiny_bert, PAIRS, tmp_path / "theirs", MeanSimilarity(), **settings)
+    ours = our_run(tiny_bert, PAIRS, tmp_path / "ours", TrainingRecipe.trainer(**settings), evaluator=MeanSimilarity())
     assert_same_bits(ours, theirs)
     kept = {path.name for path in (tmp_path / "theirs").glob("checkpoint-*")}
     assert {path.name for path in (tmp_path / "ours").glob("checkpoint-*")} == kept
@@ -249,9 +239,9 @@ def test_best_model_at_the_end(settings: dict[str, Any], tiny: Path, tmp_path: P
     ],
     ids=["default", "short warm-up", "two data sets"],
 )
-def test_fit(data: Any, settings: dict[str, Any], epochs: int, tiny: Path, tmp_path: Path) -> None:
+def test_fit(data: Any, settings: dict[str, Any], epochs: int, tiny_bert: Path, tmp_path: Path) -> None:
     """``fit`` logs no steps of its own, so the losses are those that its loss modules gave."""
-    model = SentenceTransformer(str(tiny), device="cpu")
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
     inputs = watch(model)
     values: list[float] = []
     objectives = []
@@ -273,7 +263,7 @@ def test_fit(data: Any, settings: dict[str, Any], epochs: int, tiny: Path, tmp_p
     changed = {key: value for key, value in settings.items() if key != "optimizer_params"}
     changed |= {"learning_rate": settings["optimizer_params"]["lr"]} if "optimizer_params" in settings else {}
     recipe = TrainingRecipe.fit(per_device_train_batch_size=16, num_train_epochs=epochs, **changed)
-    ours = our_run(tiny, data, tmp_path / "ours", recipe)
+    ours = our_run(tiny_bert, data, tmp_path / "ours", recipe)
     assert [line["loss"] for line in ours.log] == values
     assert_same_bits(ours, Run(ours.log, inputs, model_weights(tmp_path / "theirs"), state))
 
@@ -292,16 +282,16 @@ class SameOrder:
         return batches_per_epoch([self.data], self.recipe)
 
 
-def test_old_fit_in_the_same_order(tiny: Path, tmp_path: Path) -> None:
+def test_old_fit_in_the_same_order(tiny_bert: Path, tmp_path: Path) -> None:
     """The loop from before version 3 takes its batches as the loader gives them, shuffled by the
     process's generator or not at all, so only that order has to be handed to it."""
     settings: dict[str, Any] = {"weight_decay": 0.01, "warmup_steps": 4}
     recipe = TrainingRecipe.trainer(
         optim="adamw_torch", learning_rate=2e-5, num_train_epochs=2, save_strategy="no", **settings
     )
-    ours = our_run(tiny, PAIRS, tmp_path / "ours", recipe)
+    ours = our_run(tiny_bert, PAIRS, tmp_path / "ours", recipe)
 
-    model = SentenceTransformer(str(tiny), device="cpu")
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
     inputs = watch(model)
     values: list[float] = []
     loss = reference_losses.MultipleNegativesRankingLoss(model)
@@ -315,8 +305,8 @@ def test_old_fit_in_the_same_order(tiny: Path, tmp_path: Path) -> None:
     assert_same_bits(ours, theirs)
 
 
-def test_fit_keeps_the_best_evaluation(tiny: Path, tmp_path: Path) -> None:
-    model = SentenceTransformer(str(tiny), device="cpu")
+def test_fit_keeps_the_best_evaluation(tiny_bert: Path, tmp_path: Path) -> None:
+    model = SentenceTransformer(str(tiny_bert), device="cpu")
     loss = reference_losses.MultipleNegativesRankingLoss(model)
     examples = [InputExample(texts=list(row)) for row in zip(*PAIRS["pairs"].values(), strict=True)]
     settings: dict[str, Any] = {"epochs": 3, "warmup_steps": 2, "optimizer_params": {"lr": 1e-2}}
@@ -333,7 +323,7 @@ def test_fit_keeps_the_best_evaluation(tiny: Path, tmp_path: Path) -> None:
         eval_strategy="steps",
         eval_steps=4,
     )
-    ours = our_run(tiny, PAIRS, tmp_path / "ours", recipe, evaluator=MeanSimilarity())
+    ours = our_run(tiny_bert, PAIRS, tmp_path / "ours", recipe, evaluator=MeanSimilarity())
     assert_same_weights(ours.weights, model_weights(tmp_path / "theirs"))
 
 

@@ -184,7 +184,9 @@ def reproduce(
                 outcome = _compare(receipt, log, read_log(target / LOG_FILE), before, result, again, now)
     finally:
         torch.set_num_threads(threads_before)
-    return processes.share(outcome)  # type: ignore[return-value]  # the first process's is not None
+    outcome = processes.share(outcome)
+    processes.wait()  # one that ended at once would close connections that others still read from
+    return outcome  # type: ignore[return-value]  # the first process's is not None
 
 
 def _prepare(

@@ -8,6 +8,7 @@
 
 from minilm.config import EncoderConfig
 from minilm.encoder import Encoder
+from minilm.engines import EncodeBatch
 from minilm.errors import (
     CheckpointError,
     InputError,
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "EncodeBatch",
     "Encoder",
     "EncoderConfig",
     "InputError",

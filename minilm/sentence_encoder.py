@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -36,6 +36,7 @@ from minilm.similarity import (
 from minilm.tokens import Tokenizer, check_texts
 
 Truncation: TypeAlias = Literal["warn", "error", "silent"]
+TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 Device: TypeAlias = "str | torch.device"
 
@@ -225,7 +226,9 @@ class SentenceEncoder(nn.Module):
         chunk_size: int | None = None,
         *,
         layout: Layout = "packed",
-        truncation: Truncation = "warn",
+        truncation: Truncation | TokensLost = "warn",
+        output: str | os.PathLike[str] | Callable[[int, Any], object] | None = None,
+        resume: bool = True,
     ) -> Any:
         """Encodes texts, without tracking gradients. Leaves the model in evaluation mode.
 
@@ -249,25 +252,39 @@ class SentenceEncoder(nn.Module):
                 bits that ``SentenceTransformer.encode`` gives with the same arguments.
             truncation: what to do about texts over the limit: ``"warn"`` with a
                 :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
-                anything is computed, or ``"silent"``.
+                anything is computed, or ``"silent"``; or a function that takes text index → tokens lost.
+            output: texts of any number in constant memory, ``chunk_size`` at a time or as many as
+                suit; the padded layout forms the reference's batches within these. A file's name
+                (.npy, .safetensors, .jsonl): the vectors go there, on the disk chunk by chunk. A
+                function: is called with each chunk, in order: the number of texts before it, its vectors.
+            resume: after a run that was killed, the same call goes on after what is in the file, and
+                ends with the same bits (on the same machine and threads). False begins anew.
 
         Returns:
             float32 ``[n, D]`` for many texts, ``(0, D)`` for none, ``[D]`` for one string. As in the
             reference: bfloat16 becomes float32 in NumPy, and dicts and token embeddings are tensors.
+            With a file for ``output``, its vectors as a read-only ``numpy.memmap`` (None for JSONL).
 
         Raises:
             TextTypeError: an input is not a string; names it.
             InputError: an argument cannot be used.
             TruncationError: see ``truncation``.
+            OSError: ``output`` cannot be written; what is there so far can be gone on with.
         """
+        if output is not None:
+            options = {name: value for name, value in locals().items() if name not in ("self", "inputs")}
+            from minilm.streaming import encode_to
+
+            return encode_to(self, _no_single_text(inputs), **options)
         check_choice("layout", layout, ("packed", "padded"))
-        check_choice("truncation", truncation, ("warn", "error", "silent"))
+        if not callable(truncation):
+            check_choice("truncation", truncation, ("warn", "error", "silent"))
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
         check_choice("precision", precision or "float32", PRECISIONS)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         texts, single = _as_texts(inputs)
-        options: dict[str, Any] = {
+        options = {
             "prompt": self._resolve_prompt(prompt, prompt_name) or "",
             "batch_size": batch_size,
             "output_value": output_value,
@@ -309,6 +326,26 @@ class SentenceEncoder(nn.Module):
         """:meth:`encode` with the prompt named "document", when neither prompt is given."""
         return self.encode(inputs, prompt_name or ("document" if prompt is None else None), prompt, **options)
 
+    def encode_stream(self, texts: Iterable[str], **options: Any) -> Iterator[tuple[int, Any]]:
+        """:meth:`encode` for texts of any number, in constant memory.
+
+        Args:
+            texts: any iterable; it is read as its vectors are asked for.
+            options: those of :meth:`encode`, but for ``output`` and ``resume``. ``chunk_size`` is the
+                number of texts at a time. What needs all vectors at once cannot be streamed: int8
+                and uint8. With a pool, several chunks are under way at a time.
+
+        Yields:
+            ``(start, vectors)`` for each chunk, in order: the number of texts before it, its vectors.
+
+        Raises:
+            InputError: an option cannot be used; at once.
+            TextTypeError, TruncationError: see :meth:`encode`; the texts' numbers are those in the stream.
+        """
+        from minilm.streaming import encode_stream
+
+        return encode_stream(self, _no_single_text(texts), **options)
+
     @torch.inference_mode()
     def encode_texts(
         self,
@@ -321,7 +358,7 @@ class SentenceEncoder(nn.Module):
         normalize_embeddings: bool,
         truncate_dim: int | None,
         layout: Layout,
-        truncation: Truncation,
+        truncation: Truncation | TokensLost,
     ) -> Any:
         """The part of :meth:`encode` that runs in one process: checked arguments in, rows out, one
         tensor ``[n, D]`` or, for other outputs than sentence embeddings, a list."""
@@ -373,9 +410,14 @@ class SentenceEncoder(nn.Module):
         """Text index → number of tokens that :meth:`encode` would cut off, for the texts it would cut."""
         return self.tokenizer([prompt + text for text in check_texts(_no_single_text(texts))]).tokens_lost
 
-    def report_truncation(self, tokens_lost: Mapping[int, int], truncation: Truncation, total: int) -> None:
+    def report_truncation(
+        self, tokens_lost: Mapping[int, int], truncation: Truncation | TokensLost, total: int
+    ) -> None:
         """Says which texts are over the limit, as ``truncation`` asks (see :meth:`encode`)."""
         if not tokens_lost or truncation == "silent":
+            return
+        if callable(truncation):
+            truncation(tokens_lost)
             return
         message = describe_cut(tokens_lost, total, self.max_seq_length)
         if truncation == "error":

@@ -101,14 +101,14 @@ class Tokenizer:
         return self._tokenizer.to_str(pretty=True)
 
 
-def check_texts(texts: Iterable[object]) -> list[str]:
-    """The texts as a list of ``str``.
+def check_texts(texts: Iterable[object], first: int = 0) -> list[str]:
+    """The texts as a list of ``str``. ``first`` is the number of the first one.
 
     Raises:
         TextTypeError: an item is not a string, or holds a lone surrogate; names the item.
     """
     checked = []
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts, first):
         if not isinstance(text, str):
             hint = {
                 "bytes": " Decode it first: text.decode().",

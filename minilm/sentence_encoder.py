@@ -21,8 +21,10 @@ from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice, describe_cut
+from minilm.fused import FusedEncoder, fused, has_hooks
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
+from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
 from minilm.pooling import L2Normalize, MeanPooling
 from minilm.progress import progress
 from minilm.similarity import (
@@ -39,10 +41,6 @@ Truncation: TypeAlias = Literal["warn", "error", "silent"]
 TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 Device: TypeAlias = "str | torch.device"
-
-# A packed batch holds batch_size times this many tokens: 2,048 at the default of 32, enough to keep
-# the matrix kernels busy and few enough for the activations to stay in the processor's cache.
-TOKENS_PER_TEXT = 64
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,9 @@ class SentenceEncoder(nn.Module):
         output_attentions: bool = False,
     ) -> SentenceOutput:
         """A batch of token ids → vectors. Gradients flow; arguments as for :class:`Encoder`."""
-        encoded = self.encoder(batch, attention, output_hidden_states, output_attentions)
+        return self._pool(self.encoder(batch, attention, output_hidden_states, output_attentions), batch)
+
+    def _pool(self, encoded: EncoderOutput, batch: Batch) -> SentenceOutput:
         pooled = self.pooling(encoded.last_hidden_state, batch)
         return SentenceOutput(
             encoded.last_hidden_state,
@@ -362,15 +362,44 @@ class SentenceEncoder(nn.Module):
     ) -> Any:
         """The part of :meth:`encode` that runs in one process: checked arguments in, rows out, one
         tensor ``[n, D]`` or, for other outputs than sentence embeddings, a list."""
-        self.eval()
+        if layout == "packed" and output_value == "sentence_embedding" and len(set(texts)) < len(texts):
+            # Equal texts have equal vectors: each distinct one is encoded once.
+            place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            places = [place[text] for text in texts]
+
+            def report(lost: Mapping[int, int]) -> None:
+                everywhere = {i: lost[place] for i, place in enumerate(places) if place in lost}
+                self.report_truncation(everywhere, truncation, len(texts))
+
+            vectors = self.encode_texts(
+                list(place),
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                output_value=output_value,
+                normalize_embeddings=normalize_embeddings,
+                truncate_dim=truncate_dim,
+                layout=layout,
+                truncation=report,
+            )
+            return vectors[places]
+        fast = self._prepare(layout)
         tokenized = self.tokenizer([prompt + text for text in texts] if prompt else texts)
         self.report_truncation(tokenized.tokens_lost, truncation, len(texts))
         rows: list[Any] = [None] * len(texts)
         vectors = torch.empty(len(texts), self._dimension(truncate_dim), dtype=self.dtype, device=self.device)
+        if layout == "padded":
+            batches = padded_batches(texts, batch_size)
+        else:
+            tokens = batch_size * TOKENS_PER_TEXT * (2 if self.dtype.itemsize == 2 else 1)
+            batches = packed_batches([len(ids) for ids in tokenized.ids], tokens)
         with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
-            for indices in self._plan(texts, tokenized.ids, layout, batch_size):
+            for indices in batches:
                 batch = self._batch([tokenized.ids[i] for i in indices], layout).to(self.device)
-                output = self(batch)
+                if fast is not None and isinstance(batch, PackedBatch):
+                    output = self._pool(fast(batch), batch)
+                else:
+                    output = self(batch)
                 embeddings = truncate_embeddings(output.sentence_embedding, truncate_dim)
                 if output_value == "sentence_embedding":
                     if normalize_embeddings:
@@ -382,24 +411,15 @@ class SentenceEncoder(nn.Module):
                 bar.update(len(indices))
         return vectors if output_value == "sentence_embedding" else rows
 
-    def _plan(self, texts: Sequence[str], ids: TokenIds, layout: Layout, batch_size: int) -> Iterator[list[int]]:
-        """The indices of the texts of each batch."""
-        if layout == "padded":
-            # The reference's own order, ties included: by characters, with NumPy's default sort.
-            order = np.argsort([-len(text) for text in texts]).tolist()
-            yield from (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-            return
-        # By tokens, longest first (an out-of-memory comes at once), equal lengths side by side.
-        batch: list[int] = []
-        tokens = 0
-        for index in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
-            if batch and tokens + len(ids[index]) > batch_size * TOKENS_PER_TEXT:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(index)
-            tokens += len(ids[index])
-        if batch:
-            yield batch
+    def _prepare(self, layout: Layout) -> FusedEncoder | None:
+        """Leaves the model in evaluation mode. Returns the encoder over prepacked weights where that does what
+        :meth:`forward` does."""
+        mine = layout == "packed" and type(self).forward is SentenceEncoder.forward and not has_hooks([self])
+        fast = fused(self.encoder) if mine else None
+        if fast is not None and not self.training:
+            return fast  # which is in evaluation mode, then; to go through all modules takes a single query's time
+        self.eval()
+        return fused(self.encoder) if mine else None
 
     def _batch(self, ids: TokenIds, layout: Layout) -> Batch:
         if layout == "padded":

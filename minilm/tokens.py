@@ -18,6 +18,9 @@ from minilm.errors import CheckpointError, TextTypeError
 
 CLS, SEP = "[CLS]", "[SEP]"
 
+# What the tokenizers library returns for a text takes some kilobytes; only the ids are kept.
+TEXTS_AT_A_TIME = 4096
+
 
 @dataclass(frozen=True)
 class TokenizedTexts:
@@ -72,18 +75,21 @@ class Tokenizer:
         Raises:
             TextTypeError: a text has a lone surrogate, which no UTF-8 text can have.
         """
-        try:
-            encodings = self._tokenizer.encode_batch_fast(texts)
-        except TypeError:  # the library does not say which text, nor why
-            check_texts(texts)
-            raise
-        ids, lost = [], {}
-        for index, encoding in enumerate(encodings):
-            row = encoding.ids
-            if len(row) > self.max_seq_length:
-                lost[index] = len(row) - self.max_seq_length
-                row = row[: self.max_seq_length - 1] + row[-1:]
-            ids.append(row)
+        ids: list[list[int]] = []
+        lost: dict[int, int] = {}
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            some = texts[start : start + TEXTS_AT_A_TIME]
+            try:
+                encodings = self._tokenizer.encode_batch_fast(some)
+            except TypeError:  # the library does not say which text, nor why
+                check_texts(some, first=start)
+                raise
+            for encoding in encodings:
+                row = encoding.ids
+                if len(row) > self.max_seq_length:
+                    lost[len(ids)] = len(row) - self.max_seq_length
+                    row = row[: self.max_seq_length - 1] + row[-1:]
+                ids.append(row)
         return TokenizedTexts(ids, lost)
 
     @property

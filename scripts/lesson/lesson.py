@@ -1,0 +1,109 @@
+"""What the eight steps share: the environment, the weights, the comparison with the model, the docstrings."""
+
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import environment
+
+
+def enter():
+    """Goes on in the project's own environment, .venv, made on first use (scripts/environment.py)."""
+    environment.enter()
+
+
+def read_weights(dtype=None):
+    """The tensors of all-MiniLM-L6-v2's model.safetensors, by the names that they have there."""
+    from minilm.checkpoint import read_tensors
+    from minilm.hub import find_model
+
+    tensors = read_tensors(find_model() / "model.safetensors")
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
+
+
+def read_vocabulary():
+    """vocab.txt, one piece a line → piece: id, the line's number from 0."""
+    from minilm.hub import find_model
+
+    with open(find_model() / "vocab.txt", encoding="utf-8") as file:
+        return {line.rstrip("\n"): number for number, line in enumerate(file)}
+
+
+def model_run(text, dtype=None):
+    """What minilm's own model computes for one text: its token ids, the embeddings and the output of each
+    layer ``[T, D]``, the attention probabilities of each layer ``[H, T, T]``, the sentence vector ``[D]``."""
+    import torch
+
+    from minilm import SentenceEncoder
+
+    model = SentenceEncoder.from_pretrained(device="cpu", dtype=dtype)
+    batch = model.tokenize([text])
+    with torch.no_grad():
+        output = model(batch, attention="eager", output_hidden_states=True, output_attentions=True)
+    hidden_states = [hidden[0] for hidden in output.hidden_states]
+    attentions = [blocks[0][0] for blocks in output.attentions]
+    return batch.input_ids[0].tolist(), hidden_states, attentions, output.sentence_embedding[0]
+
+
+def compare(what, mine, theirs):
+    """Prints the largest difference of two tensors, and ends the script if it is more than rounding."""
+    import torch
+
+    from minilm.tolerances import BY_HAND_FLOAT32, BY_HAND_FLOAT64
+
+    most = BY_HAND_FLOAT64 if theirs.dtype == torch.float64 else BY_HAND_FLOAT32
+    if mine.shape != theirs.shape:
+        sys.exit(f"  {what}: your shape is {tuple(mine.shape)}, the model's is {tuple(theirs.shape)}")
+    difference = (mine - theirs).abs().max().item()
+    if not difference <= most:  # also where it is not a number
+        sys.exit(f"  {what}: differs by {difference:.1e}; rounding is at most {most:.0e}, so this is a mistake")
+    print(f"  {what:34}{difference:.1e}  at most {most:.0e}: the same but for rounding")
+
+
+LIBRARIES = {
+    "python": """argparse asyncio bisect calendar codecs collections contextlib copy csv datetime decimal difflib
+        email.message enum fractions functools glob gzip hashlib heapq html http.client inspect io ipaddress itertools
+        json logging math os os.path pathlib pickle queue random re shelve shutil smtplib socket sqlite3 statistics
+        string struct subprocess sys tarfile tempfile textwrap threading time tokenize types unittest urllib.parse
+        urllib.request uuid weakref xml.etree.ElementTree zipfile zlib builtins""",
+    "numpy": "numpy numpy.linalg numpy.fft numpy.random numpy.ma numpy.polynomial numpy.char",
+    "torch": """torch torch.linalg torch.fft torch.special torch.nn torch.nn.functional torch.nn.init torch.optim
+        torch.optim.lr_scheduler torch.utils.data torch.autograd torch.distributions""",
+}
+
+
+def docstrings():
+    """Docstrings of Python, numpy and torch as pairs of summary line and rest, in a fixed random order: those to
+    learn from, and those held out, whose functions (and their near copies) do not occur among the first.
+
+    The first part of a pair's name is its library. ``minilm.training.docstrings.docstring_pairs`` finds half as
+    many more, for which it parses every source; this takes a second.
+    """
+    import random
+
+    from minilm.training.docstrings import split, split_docstring
+
+    pairs = {}  # by summary and by rest: no text occurs twice
+    for library, modules in LIBRARIES.items():
+        for name, thing in _documented(modules.split()):
+            pair = split_docstring(f"{library}.{name}", thing.__doc__)
+            if pair and pair.summary not in pairs and pair.rest not in pairs:
+                pairs[pair.summary] = pairs[pair.rest] = pair
+    train, held_out = split(sorted(set(pairs.values()), key=lambda pair: pair.name))
+    shuffled = random.Random(0)
+    return shuffled.sample(train, len(train)), shuffled.sample(held_out, len(held_out))
+
+
+def _documented(modules):
+    """Name and object of all public functions, classes and methods that have a docstring."""
+    import importlib
+    import inspect
+
+    for module in modules:
+        for name, thing in vars(importlib.import_module(module)).items():
+            inside = vars(thing).items() if inspect.isclass(thing) else []
+            for path, found in [(f"{module}.{name}", thing), *((f"{module}.{name}.{k}", v) for k, v in inside)]:
+                public = not any(part.startswith("_") for part in path.split("."))
+                if public and callable(found) and isinstance(getattr(found, "__doc__", None), str):
+                    yield path, found

@@ -43,7 +43,7 @@ print("  " + " ".join(f"{i} {names[i]}" for i in tokenize("The ferry leaves.", v
 print("\n4. The same as the model's tokenizer?")
 tokenizer = SentenceEncoder.from_pretrained(device="cpu").tokenizer
 dice = random.Random(0)
-ALPHABETS = [(0x20, 0x530), (0x3040, 0x3100), (0x4E00, 0xA000), (0xAC00, 0xD7A4), (0x1F300, 0x1F650)]
+ALPHABETS = [(0x20, 0x300), (0x370, 0x530), (0x3040, 0x3100), (0x4E00, 0xA000), (0xAC00, 0xD7A4), (0x1F300, 0x1F650)]
 
 
 def made_up():

@@ -37,25 +37,25 @@ scores = [sum(a * b for a, b in zip(q[QUERY].tolist(), key, strict=True)) / math
 total = sum(math.exp(score) for score in scores)
 probabilities = torch.tensor([math.exp(score) / total for score in scores])  # [T]
 for token, score, p in zip(tokens, scores, probabilities.tolist(), strict=True):
-    print(f"  {token:8}{score:8.3f}{p:8.3f}  {'▪' * round(40 * p)}")
+    print(f"  {token:8}{score:8.3f}{p:8.3f}")
 context = sum(p * value for p, value in zip(probabilities, v, strict=True))  # [32]
 print(f"  context  {' '.join(f'{number:.3f}' for number in context[:4])} … ({len(context)} numbers)")
 
 print("\n2. All twelve heads at once, the same as the model?")
-_, every = attention(hidden, W, "encoder.layer.0.attention")  # [12, T, T]
 lesson.compare("one row of one head, by hand", probabilities, attentions[0][HEAD, QUERY])
-lesson.compare("forward.attention, layer 0", every, attentions[0])
-for i in range(1, 6):  # each layer on the model's own input to it; step 4 does it on ours
-    _, every = attention(hidden_states[i], W, f"encoder.layer.{i}.attention")
+maps = []
+for i in range(6):  # each layer on what the model gave it; step 4 goes on with what we gave
+    _, every = attention(hidden_states[i], W, f"encoder.layer.{i}.attention")  # [12, T, T]
     lesson.compare(f"forward.attention, layer {i}", every, attentions[i])
+    maps.append(every)
 
-print("\n3. Maps: from the token at the left to the token above; ░ from 0.05, ▒ 0.2, ▓ 0.4, █ 0.6")
+print("\n3. Maps: from the token at the left to the token above; ░ from 0.06, ▒ 0.2, ▓ 0.4, █ 0.6")
 
 
 def draw(layer, head, what):
     print(f"  layer {layer}, head {head}: {what}\n          {' '.join(f'{token:>6}' for token in tokens)}")
-    for token, row in zip(tokens, attentions[layer][head].tolist(), strict=True):
-        shades = [" ░▒▓█"[sum(p >= bound for bound in (0.05, 0.2, 0.4, 0.6))] for p in row]
+    for token, row in zip(tokens, maps[layer][head].tolist(), strict=True):
+        shades = ["·░▒▓█"[sum(p >= bound for bound in (0.06, 0.2, 0.4, 0.6))] for p in row]
         print(f"  {token:8}" + "".join(f"{shade * 3:>7}" for shade in shades))
 
 
@@ -67,7 +67,7 @@ draw(2, 7, "[CLS], whatever the token: a place to look at when there is nothing 
 print("\n4. The mean probability of each layer's twelve heads")
 print("           itself  before   after   [CLS]   [SEP]")
 place = torch.arange(len(ids))
-for i, p in enumerate(attentions):  # [12, T, T]
+for i, p in enumerate(maps):
     parts = p[:, place, place], p[:, place[1:], place[:-1]], p[:, place[:-1], place[1:]], p[..., 0], p[..., -1]
     print(f"  layer {i}" + "".join(f"{part.mean():8.3f}" for part in parts))
 

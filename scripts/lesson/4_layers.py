@@ -47,7 +47,14 @@ for dtype in (torch.float32, torch.float64):
     for i in range(LAYERS + 1):
         lesson.compare(f"after layer {i - 1}" if i else "embeddings", mine[i], theirs[i])
 
-print("\n4. Where the numbers are")
+print("\n4. How alike the tokens of one text are: the mean cosine of two of them")
+for i, h in enumerate(forward(ids, W)):
+    unit = h / h.norm(dim=1, keepdim=True)  # [T, 384]
+    T = len(ids)
+    mean = ((unit @ unit.T).sum() - T) / (T * T - T)  # without each token's cosine of 1 with itself
+    print(f"  {f'after layer {i - 1}' if i else 'embeddings':14}{mean:6.3f}")
+
+print("\n5. Where the numbers are")
 parts = {"embeddings": "embeddings.", "attention": ".attention.", "feed-forward": "", "not used": "pooler."}
 count = dict.fromkeys(parts, 0)
 for name, tensor in W.items():
@@ -58,8 +65,8 @@ for part, numbers in count.items():
     print(f"  {part:14}{numbers:12,}")
 
 # Questions (answers.md has the answers)
-# 1. The differences grow from layer to layer, and shrink by nine orders in float64. What would a mistake in, say,
-#    layer 3 look like in the two columns?
+# 1. The differences of part 3 are nine orders smaller in float64. What would a mistake in, say, layer 3 look like in
+#    the two lists?
 # 2. Take the tanh form of gelu, 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), which many models use. How large is
 #    the error after six layers? Is this a bug that a test with a tolerance of 1e-2 would find?
 # 3. Leave both residuals out of ``forward.layer`` (``layer_norm(attended, …)``, ``layer_norm(outer, …)``). What

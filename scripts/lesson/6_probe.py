@@ -79,8 +79,8 @@ A = torch.full((3, 384), 0.01, requires_grad=True)
 b = torch.zeros(3, requires_grad=True)
 loss = torch.nn.functional.cross_entropy(dense[0] @ A.T + b, labels) + DECAY / 2 * (A**2).sum()
 loss.backward()
-for what, mine, theirs in zip(("in A", "in b"), gradient(dense[0], labels, A.detach(), b.detach()), (A.grad, b.grad)):
-    lesson.compare(f"the gradient {what}", mine, theirs)
+for what, mine, theirs in zip("Ab", gradient(dense[0], labels, A.detach(), b.detach()), (A.grad, b.grad), strict=True):
+    lesson.compare(f"the gradient in {what}", mine, theirs)
 
 print("\n4. Accuracy on the held-out lines, by the number of lines to learn from")
 most_frequent = labels.bincount().argmax()
@@ -90,12 +90,12 @@ for n in (30, 100, 300, 900):
     scores = [accuracy(test, answers, *fit(train[:n], labels[:n])) for train, test in (counts, dense)]
     print(f"  {n:5}    {scores[0]:.3f}    {scores[1]:.3f}")
 
-print("\n5. Which classes it mixes up: rows are the truth, columns the answer")
+print("\n5. Which classes it mixes up: of the lines from the library at the left, the share called as above")
 A, b = fit(dense[0], labels)
 given = (dense[1] @ A.T + b).argmax(dim=1)  # [400]
 print("          " + "".join(f"{name:>8}" for name in CLASSES))
 for i, name in enumerate(CLASSES):
-    print(f"  {name:8}" + "".join(f"{((answers == i) & (given == j)).sum():8}" for j in range(3)))
+    print(f"  {name:8}" + "".join(f"{(given[answers == i] == j).double().mean():8.3f}" for j in range(3)))
 
 # Questions (answers.md has the answers)
 # 1. Why do the vectors win by most where there is least to learn from, and why do the words catch up?

@@ -75,11 +75,11 @@ k = len(TOPICS)
 _, _, sums = k_means(vectors, plus_plus(vectors, k, torch.Generator().manual_seed(0)))
 print("  sum of squares  " + "  ".join(f"{value:.3f}" for value in sums))
 
-print("\n2. Twenty runs each: the best and the worst sum")
+print("\n2. Twenty runs each: the smallest sum of squares, the mean, the largest")
 at_random = best_of(vectors, k, 20, lambda x, k, dice: x[torch.randperm(len(x), generator=dice)[:k]])
 (cluster, centres, _), ends = best_of(vectors, k, 20)
 for what, some in (("k-means++", ends), ("any six rows", at_random[1])):
-    print(f"  {what:14}{min(some):.3f}  {max(some):.3f}")
+    print(f"  {what:14}{min(some):.3f}  {sum(some) / len(some):.3f}  {max(some):.3f}")
 
 print("\n3. Beside the six topics: the model's vectors and counts of words")
 known = sorted({word for text in TEXTS for word in re.findall(r"\w+", text.lower())})

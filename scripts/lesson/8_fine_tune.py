@@ -18,7 +18,7 @@ import warnings
 
 import torch
 
-from minilm import SentenceEncoder, TruncationWarning
+from minilm import SentenceEncoder
 from minilm.training import MultipleNegativesRankingLoss, PairDataset, TrainingRecipe, train
 
 print("1. Three pairs by hand")
@@ -30,6 +30,7 @@ for row in cosines:
     P.append([math.exp(SCALE * c) / total for c in row])
 loss = -sum(math.log(P[i][i]) for i in range(3)) / 3
 slope = [[SCALE / 3 * (P[i][j] - (i == j)) for j in range(3)] for i in range(3)]
+print("       cosines                    P                          gradient")
 for row, p, g in zip(cosines, P, slope, strict=True):
     print("  " + "   ".join("".join(f"{number:8.3f}" for number in part) for part in (row, p, g)))
 print(f"  loss {loss:.4f}; by guessing it would be log 3 = {math.log(3):.4f}")
@@ -58,7 +59,7 @@ learn, held_out = lesson.docstrings()
 learn, held_out = learn[:256], held_out[:300]
 model = SentenceEncoder.from_pretrained(device="cpu")
 model.max_seq_length = 64  # tokens; for speed
-warnings.simplefilter("ignore", TruncationWarning)  # the rest of many a docstring is longer
+warnings.filterwarnings("ignore", ".*over the limit")  # the rest of many a docstring is longer
 
 
 def retrieval(model):

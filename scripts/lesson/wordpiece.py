@@ -11,11 +11,16 @@ LONGEST_WORD = 100  # characters; a longer word becomes [UNK], as in the referen
 
 def normalise(text):
     """Invisible characters out, every white space a blank, accents off, lower case."""
-    text = "".join(c for c in text if c in "\t\n\r" or (c != "\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Co")))
+    text = "".join(c for c in text if c in "\t\n\r" or not is_invisible(c))
     text = "".join(" " if c.isspace() else f" {c} " if is_chinese(c) else c for c in text)
     text = unicodedata.normalize("NFD", text)  # é becomes e and a combining accent, category Mn
     text = "".join(c for c in text if unicodedata.category(c) != "Mn")
     return "".join(c.lower() for c in text)  # one by one: "ΟΔΟΣ".lower() would end in another sigma
+
+
+def is_invisible(c):
+    """Control and format characters, those for private use, and the mark for a broken character."""
+    return unicodedata.category(c) in ("Cc", "Cf", "Co") or c == "\ufffd"
 
 
 def is_chinese(c):

@@ -103,5 +103,5 @@ for i, name in enumerate(CLASSES):
 #    may stand in a report, and why is the other higher?
 # 3. ``lesson.docstrings`` holds out whole families of functions. What would happen to the accuracy if lines were
 #    held out by chance, and which of the two figures would you trust for a new library?
-# 4. Set DECAY to 0.01. Which of the two columns falls, and what has become of the matrix A?
+# 4. Set DECAY to 0.01. What becomes of both columns, and of the matrix A?
 # 5. The probe finds the library in the vectors. Does it follow that the model uses it?

@@ -89,7 +89,7 @@ print("                purity     NMI")
 for what, found in (("vectors", cluster), ("words", by_words)):
     print(f"  {what:14}{purity(found):.3f}   {nmi(found):.3f}")
 
-print("\n4. Each cluster: its topics, and the two texts nearest to its centre")
+print("\n4. Each cluster: its topics, the two texts nearest to its centre, and those of other topics")
 similar = vectors @ (centres / centres.norm(dim=1, keepdim=True)).T  # [60, k]
 for j in range(k):
     inside = (cluster == j).nonzero()[:, 0].tolist()
@@ -97,6 +97,9 @@ for j in range(k):
     print("  " + ", ".join(f"{n} {topic}" for topic, n in topics))
     for i in sorted(inside, key=lambda i: -similar[i, j])[:2]:
         print(f"    {similar[i, j]:.3f}  {TEXTS[i]}")
+    for i in inside:
+        if TOPIC_OF_TEXT[i] != topics[0][0]:
+            print(f"    {TOPIC_OF_TEXT[i]:>7}: {TEXTS[i]}")
 
 # Questions (answers.md has the answers)
 # 1. Which sentences landed in another topic's cluster? Is each of them a mistake?

@@ -43,12 +43,13 @@ print("  " + " ".join(f"{i} {names[i]}" for i in tokenize("The ferry leaves.", v
 print("\n4. The same as the model's tokenizer?")
 tokenizer = SentenceEncoder.from_pretrained(device="cpu").tokenizer
 dice = random.Random(0)
+ordinary = [piece.removeprefix("##") for piece in names[1000:]]  # before these: special and unused ones, digits …
 ALPHABETS = [(0x20, 0x300), (0x370, 0x530), (0x3040, 0x3100), (0x4E00, 0xA000), (0xAC00, 0xD7A4), (0x1F300, 0x1F650)]
 
 
 def made_up():
     """A text of pieces, blanks and single characters of many scripts, put together by chance."""
-    parts = [dice.choice(names[1000:]).removeprefix("##") for _ in range(20)]
+    parts = [dice.choice(ordinary) for _ in range(20)]
     parts += [chr(dice.randrange(*dice.choice(ALPHABETS))) for _ in range(10)] + [" "] * 20
     return "".join(dice.sample(parts, dice.randrange(len(parts))))
 

@@ -58,7 +58,7 @@ print("\n3. The task: from a docstring's first line to the rest of it, among 300
 learn, held_out = lesson.docstrings()
 learn, held_out = learn[:256], held_out[:300]
 model = SentenceEncoder.from_pretrained(device="cpu")
-model.max_seq_length = 64  # tokens; for speed
+model.max_seq_length = 48  # tokens; for speed
 warnings.filterwarnings("ignore", ".*over the limit")  # the rest of many a docstring is longer
 
 

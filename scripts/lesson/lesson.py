@@ -64,7 +64,7 @@ def compare(what, mine, theirs):
 LIBRARIES = {
     "python": """argparse asyncio bisect calendar codecs collections contextlib copy csv datetime decimal difflib
         email.message enum fractions functools glob gzip hashlib heapq html http.client inspect io ipaddress itertools
-        json logging math os os.path pathlib pickle queue random re shelve shutil smtplib socket sqlite3 statistics
+        json logging math os os.path pathlib pickle queue random re shelve shutil smtplib socket statistics
         string struct subprocess sys tarfile tempfile textwrap threading time tokenize types unittest urllib.parse
         urllib.request uuid weakref xml.etree.ElementTree zipfile zlib builtins""",
     "numpy": "numpy numpy.linalg numpy.fft numpy.random numpy.ma numpy.polynomial numpy.char",
@@ -80,7 +80,7 @@ def docstrings():
     The first part of a pair's name is its library. ``minilm.training.docstrings.docstring_pairs`` finds half as
     many more, for which it parses every source; this takes a second.
     """
-    import random
+    import hashlib
 
     from minilm.training.docstrings import split, split_docstring
 
@@ -91,8 +91,11 @@ def docstrings():
             if pair and pair.summary not in pairs and pair.rest not in pairs:
                 pairs[pair.summary] = pairs[pair.rest] = pair
     train, held_out = split(sorted(set(pairs.values()), key=lambda pair: pair.name))
-    shuffled = random.Random(0)
-    return shuffled.sample(train, len(train)), shuffled.sample(held_out, len(held_out))
+
+    def chance(pair):  # nearly the same order where other versions have a few texts more or less
+        return hashlib.sha256(pair.name.encode()).digest()
+
+    return sorted(train, key=chance), sorted(held_out, key=chance)
 
 
 def _documented(modules):

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 
@@ -39,6 +40,7 @@ def same(found: str, stated: str, tolerance: float) -> bool:
     return all(a == b or ("." in a + b and abs(float(a) - float(b)) <= tolerance) for a, b in numbers)
 
 
+@cache
 def run(script: Path) -> str:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -74,6 +76,17 @@ def test_a_step_prints_what_a_student_should_see(step: Path) -> None:
     ]
     assert not wrong, "\n".join(wrong)
     assert "DIFFERENT" not in found
+
+
+def test_what_must_be_seen_whatever_the_docstrings_are() -> None:
+    """Training helps, and where there are few lines to learn from, vectors are better than words."""
+    before, after = re.findall(r"MRR (\d\.\d+)", run(LESSON / "8_fine_tune.py"))
+    assert float(after) > float(before) + 0.01
+    probed = run(LESSON / "6_probe.py")
+    (most_frequent,) = re.findall(r"always '\w+': (\d\.\d+)", probed)
+    lines = re.findall(r"^ +\d+ +(\d\.\d+) +(\d\.\d+)$", probed, flags=re.MULTILINE)
+    assert all(float(words) < float(vectors) > float(most_frequent) for words, vectors in lines[:2])
+    assert float(lines[-1][1]) > float(lines[0][1])
 
 
 CHANGES = [(step.name, index) for step in STEPS for index in range(len(shown("answers.md", step.name, "diff")))]

@@ -74,8 +74,8 @@ LIBRARIES = {
 
 
 def docstrings():
-    """Docstrings of Python, numpy and torch as pairs of summary line and rest, in a fixed random order: those to
-    learn from, and those held out, whose functions (and their near copies) do not occur among the first.
+    """Docstrings of Python, numpy and torch as pairs of summary line and rest, in an order that is fixed and mixed:
+    those to learn from, and those held out, whose functions (and their near copies) do not occur among the first.
 
     The first part of a pair's name is its library. ``minilm.training.docstrings.docstring_pairs`` finds half as
     many more, for which it parses every source; this takes a second.
@@ -104,7 +104,7 @@ def _documented(modules):
     import inspect
 
     for module in modules:
-        for name, thing in vars(importlib.import_module(module)).items():
+        for name, thing in list(vars(importlib.import_module(module)).items()):
             inside = vars(thing).items() if inspect.isclass(thing) else []
             for path, found in [(f"{module}.{name}", thing), *((f"{module}.{name}.{k}", v) for k, v in inside)]:
                 public = not any(part.startswith("_") for part in path.split("."))

@@ -66,6 +66,10 @@ class TruncationWarning(UserWarning):
         self.tokens_lost = dict(tokens_lost)
 
 
+class SlowPrecisionWarning(UserWarning):
+    """The processor has no instructions for the weights' type and emulates it."""
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
     if value not in choices:

@@ -11,8 +11,9 @@ inference on the CPU, and is what ``SentenceEncoder.encode`` runs there. What it
 * Batch invariance: a text's vector has the same bits whatever else is in the batch. Attention has it by
   construction, as each text is a problem of its own, of a shape that depends on its length alone.
   Everything else works row by row, and all that is needed is a matrix product whose rows do not depend on how
-  many there are. oneDNN's have that but for one case, see :class:`_Prepacked`; where there is no oneDNN,
-  :class:`_Blocked` has it by construction. ``minilm verify`` looks whether it holds on a given machine.
+  many there are, nor on their place. oneDNN's have that but for one case, see :class:`_Prepacked`; elsewhere
+  :class:`_Blocked` makes all products alike. ``minilm verify`` looks whether it holds on a given machine
+  (invariance.py).
 
 Dimensions as in encoder.py.
 """
@@ -23,7 +24,7 @@ import itertools
 import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -89,7 +90,8 @@ class _Prepacked:
 
 class _Blocked:
     """A linear map in blocks of exactly ROWS rows, so that every product has the same shape: for types
-    and processors without prepacked weights."""
+    and processors without prepacked weights. (float64 with AVX2 alone was found to round differently at different
+    places of a block.)"""
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None):
         self.weight, self.bias = weight.detach(), bias.detach()
@@ -300,30 +302,31 @@ class _State:
     """What an encoder was when its weights were copied, in a form that is compared within microseconds."""
 
     def __init__(self, encoder: Encoder):
-        self.modules = list(encoder.modules())
-        self.children = [(m._modules, name, child) for m in self.modules for name, child in m._modules.items()]
+        modules = list(encoder.modules())
+        self.parts = modules[1:]  # without the encoder itself, which would live as long as this
+        self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
         self.tensors = [
             (m._parameters, name, tensor, tensor.data_ptr(), tensor._version)
-            for m in self.modules
+            for m in modules
             for name, tensor in m._parameters.items()
             if tensor is not None
         ]
 
     def is_of(self, encoder: Encoder) -> bool:
+        modules = (encoder, *self.parts)
         return (
-            encoder is self.modules[0]
-            and not any(m.training for m in self.modules)
+            not any(m.training for m in modules)
             and all(children.get(name) is child for children, name, child in self.children)
             and all(
                 tensors.get(name) is tensor and tensor.data_ptr() == pointer and tensor._version == version
                 for tensors, name, tensor, pointer, version in self.tensors
             )
-            and not has_hooks(self.modules)
+            and not has_hooks(modules)
             and not torch.is_autocast_enabled("cpu")
         )
 
 
-def has_hooks(modules: list[nn.Module]) -> bool:
+def has_hooks(modules: Sequence[nn.Module]) -> bool:
     """Whether something runs before, after or in place of the modules' own forward."""
     every = torch.nn.modules.module
     return bool(every._global_forward_hooks or every._global_forward_pre_hooks) or any(

@@ -20,8 +20,16 @@ from torch import Tensor, nn
 from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
-from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice, describe_cut
-from minilm.fused import FusedEncoder, fused, has_hooks
+from minilm.errors import (
+    InputError,
+    SlowPrecisionWarning,
+    TextTypeError,
+    TruncationError,
+    TruncationWarning,
+    check_choice,
+    describe_cut,
+)
+from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, has_hooks
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
@@ -414,6 +422,9 @@ class SentenceEncoder(nn.Module):
     def _prepare(self, layout: Layout) -> FusedEncoder | None:
         """Leaves the model in evaluation mode. Returns the encoder over prepacked weights where that does what
         :meth:`forward` does."""
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu" and not has_fast_bfloat16():
+            message = "this processor emulates bfloat16, up to a hundred times slower than float32; use float32"
+            warnings.warn(SlowPrecisionWarning(message), stacklevel=_outside())
         mine = layout == "packed" and type(self).forward is SentenceEncoder.forward and not has_hooks([self])
         fast = fused(self.encoder) if mine else None
         if fast is not None and not self.training:

@@ -168,7 +168,7 @@ def test_verify(capsys) -> None:
     status, out, _ = run(capsys, "verify", "--json")
     checks = {check["check"]: check for check in map(json.loads, out.splitlines())}
     assert status == 0
-    assert len(checks) == 10 + 5
+    assert len(checks) == 10 + 6
     assert {check["result"] for check in checks.values()} == {"ok"}
     assert checks["file model.safetensors"]["found"].startswith("53aa51172d142c89")
     assert any("15 of 15 rows bit-equal" in check["found"] for check in checks.values())

@@ -236,10 +236,11 @@ class FusedEncoder:
 
     def _mask(self, length: int, share: int, keys: int) -> Tensor:
         if length not in self._masks:
-            mask = torch.full((share * length, keys), -math.inf, dtype=self.dtype)
-            for start in range(0, share * length, length):
-                mask[start : start + length, start : start + length] = 0
-            self._masks[length] = mask
+            mask = torch.full((share, 1, keys), -math.inf, dtype=self.dtype)
+            for text in range(share):
+                mask[text, :, text * length : (text + 1) * length] = 0
+            # All queries of a text have one row, which then stays close at hand.
+            self._masks[length] = mask.expand(share, length, keys).flatten(0, 1)
         return self._masks[length]
 
 

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 _models: dict[str, SentenceEncoder] = {}  # of this process, by all that was asked for
 _lock = threading.Lock()
+_forked = False  # whether this process is a copy of one that had imported this module
+
+
+def _note_fork() -> None:
+    global _forked, _lock
+    _forked, _lock = True, threading.Lock()  # the copied lock may be held by a thread that was not copied
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 class EncodeBatch:
@@ -36,9 +46,9 @@ class EncodeBatch:
         output_column: where the vectors go; a column of this name is replaced.
         device: None takes the GPU of the worker's number (``rank``), where there are several, or else the
             best device that the worker sees. Ray and Spark show each worker its own.
-        num_threads: of each process, on the CPU: its share of the machine's cores. None leaves what the
-            engine sets. Ray and Spark set the CPUs of a task; ``datasets`` sets nothing, so that each of
-            its processes takes all cores, and they get in each other's way.
+        num_threads: of each process, on the CPU: its share of the machine's cores. None leaves what is
+            set: Ray and Spark set the CPUs of a task. The processes of ``datasets`` are forks, which have
+            one thread each: torch's others are not copied, and waiting for them would never end.
         model_kwargs: other arguments of :meth:`SentenceEncoder.from_pretrained`.
         encode_options: of :meth:`SentenceEncoder.encode`.
 
@@ -132,9 +142,12 @@ class EncodeBatch:
         if device is None and rank is not None and torch.cuda.device_count() > 1:
             device = f"cuda:{rank % torch.cuda.device_count()}"
         key = json.dumps([self.model_name_or_path, device, self.model_kwargs], default=str, sort_keys=True)
+        num_threads = self.num_threads
+        if _forked and num_threads not in (None, 1):
+            raise InputError(f"num_threads is {num_threads}, but a forked process can have 1; use more processes")
         with _lock:
-            if self.num_threads is not None and torch.get_num_threads() != self.num_threads:
-                torch.set_num_threads(self.num_threads)
+            if _forked or num_threads is not None:
+                torch.set_num_threads(num_threads or 1)
             if key not in _models:
                 _models[key] = SentenceEncoder.from_pretrained(
                     self.model_name_or_path, device=device, **self.model_kwargs

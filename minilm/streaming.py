@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # A chunk ends with whichever comes first: enough texts to sort by length, few enough characters for
 # their tokens to need little memory, and a few seconds' work to lose in a kill.
 MOST_TEXTS = 8192
-MOST_CHARACTERS = 1 << 20
+MOST_CHARACTERS = 1 << 19
 
 TEXTS_NAMED = 1000  # of those that were cut; the others are counted
 _SAMPLE = 64  # texts of a chunk from which the progress bar estimates its tokens
@@ -270,7 +270,7 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
     given.apply_defaults()
     arguments = given.arguments
     truncate_dim = arguments["truncate_dim"] if arguments["truncate_dim"] is not None else model.truncate_dim
-    described = {
+    return {
         "weights": weights_sha256(model.encoder),
         "config": _sha256(json.dumps(dataclasses.asdict(model.encoder.config), sort_keys=True)),
         "tokenizer": _sha256(model.tokenizer.to_json()),
@@ -281,7 +281,6 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
         "truncate_dim": truncate_dim,
         "chunk_size": arguments["chunk_size"] or [MOST_TEXTS, MOST_CHARACTERS],
     }
-    return described
 
 
 def _pass_over(chunks: Iterator[tuple[int, list[str]]], file: VectorFile, digest: Any) -> None:

@@ -45,3 +45,13 @@ BOOTSTRAP_PERCENTILE = 0.005
 
 # Numbers of the README that were printed with three or four digits: one step of the last one.
 PRINTED = 1.1e-3
+
+# ---- benchmark ----------------------------------------------------------------------------------
+
+# Mean and smallest cosine with the float32 reference for a contender of scripts/benchmark to be ranked.
+# Each lets the libraries' own rounding pass and stops a wrong mask, pooling or precision.
+BENCHMARK_COSINE = {
+    "fp32": (1 - 1e-7, 1 - 1e-6),
+    "bf16": (0.9995, 0.998),
+    "int8": (0.98, 0.9),
+}

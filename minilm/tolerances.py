@@ -60,3 +60,13 @@ BY_HAND_FLOAT64 = 1e-12
 # Accuracies and MRR on the docstrings of whatever versions of Python, numpy and torch there are: 300 or 400
 # texts have a standard error of 0.03, and training turns rounding into single ranks.
 LESSON_DOCSTRINGS = 0.08
+
+# ---- benchmark ----------------------------------------------------------------------------------
+
+# Mean and smallest cosine with the float32 reference for a contender of scripts/benchmark to be ranked.
+# Each lets the libraries' own rounding pass and stops a wrong mask, pooling or precision.
+BENCHMARK_COSINE = {
+    "fp32": (1 - 1e-7, 1 - 1e-6),
+    "bf16": (0.9995, 0.998),
+    "int8": (0.98, 0.9),
+}

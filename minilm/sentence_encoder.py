@@ -256,8 +256,10 @@ class SentenceEncoder(nn.Module):
             normalize_embeddings: scale to length 1 once more, after ``truncate_dim``.
             truncate_dim: keep the first dimensions; None takes the model's setting.
             pool, chunk_size: from :meth:`start_multi_process_pool`; texts to a process at a time.
-            layout: ``"packed"`` is fast; ``"padded"`` forms the reference's batches and gives the
-                bits that ``SentenceTransformer.encode`` gives with the same arguments.
+            layout: ``"packed"`` is fast, and gives a text the same bits whatever else is in the call, in
+                whatever order and batch size, at a fixed number of threads (invariance.py; CPU);
+                ``"padded"`` forms the reference's batches and gives the bits that
+                ``SentenceTransformer.encode`` gives with the same arguments.
             truncation: what to do about texts over the limit: ``"warn"`` with a
                 :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
                 anything is computed, or ``"silent"``; or a function that takes text index → tokens lost.

@@ -245,7 +245,7 @@ class SentenceEncoder(nn.Module):
                 a column of a ``datasets.Dataset``.
             prompt_name, prompt: text to put before each text, by name or as it is.
             batch_size: texts at a time in the padded layout; in the packed one, up to
-                ``64 * batch_size`` tokens at a time.
+                ``128 * batch_size`` tokens at a time.
             show_progress_bar: None shows one on a terminal when it takes more than a second.
             output_value: ``"sentence_embedding"``; ``"token_embeddings"`` for the last hidden state
                 of every token, padding removed, ``[CLS]`` and ``[SEP]`` kept; None for a dict of
@@ -401,8 +401,7 @@ class SentenceEncoder(nn.Module):
         if layout == "padded":
             batches = padded_batches(texts, batch_size)
         else:
-            tokens = batch_size * TOKENS_PER_TEXT * (2 if self.dtype.itemsize == 2 else 1)
-            batches = packed_batches([len(ids) for ids in tokenized.ids], tokens)
+            batches = packed_batches([len(ids) for ids in tokenized.ids], batch_size * TOKENS_PER_TEXT)
         with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
             for indices in batches:
                 batch = self._batch([tokenized.ids[i] for i in indices], layout).to(self.device)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ from minilm.similarity import (
     truncate_embeddings,
 )
 from minilm.tokens import Tokenizer, check_texts
+
+if TYPE_CHECKING:
+    from minilm.internals.intervene import Action
+    from minilm.internals.trace import Trace
 
 Truncation: TypeAlias = Literal["warn", "error", "silent"]
 TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
@@ -466,6 +471,23 @@ class SentenceEncoder(nn.Module):
     def similarity_pairwise(self, embeddings1: Vectors, embeddings2: Vectors) -> Tensor:
         """Similarity of the vectors at equal places, ``[n, D]`` twice → ``[n]``."""
         return SIMILARITY[self.similarity_fn_name][1](embeddings1, embeddings2)
+
+    # ---- looking inside -------------------------------------------------------------------------
+
+    def trace(
+        self, texts: Iterable[str], names: str | Iterable[str] = "*", layout: Layout = "padded", **options: Any
+    ) -> Trace:
+        """Every intermediate of a forward pass by name: see :func:`minilm.internals.trace.trace`."""
+        from minilm.internals.trace import trace
+
+        return trace(self, texts, names, layout, **options)
+
+    def intervene(self, actions: Mapping[str, Action | Tensor]) -> AbstractContextManager[None]:
+        """Changes named activations within a ``with`` block: see
+        :func:`minilm.internals.intervene.intervene`."""
+        from minilm.internals.intervene import intervene
+
+        return intervene(self, actions)
 
     # ---- several processes ----------------------------------------------------------------------
 

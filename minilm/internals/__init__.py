@@ -1,0 +1,68 @@
+"""Look inside: every step of the road from text to vector, to be read, changed and asked.
+
+**Trace.** ``model.trace(texts, names)`` keeps intermediate results by name (:data:`ACTIVATIONS` lists
+them) and leaves the output's bits as they are:
+
+>>> trace = model.trace(["a cat", "a kitten"], "*.probabilities")
+>>> trace.text(0).tokens
+['[CLS]', 'a', 'cat', '[SEP]']
+>>> trace.text(0)["layers.0.attention.probabilities"].shape
+torch.Size([12, 4, 4])
+
+**Intervene.** Within ``with model.intervene({name: action}):`` activations are replaced, scaled, ablated
+or patched from another text's trace, by text, position, head and dimension; a function of one's own is
+an action too. Gradients flow:
+
+>>> with model.intervene({"layers.5.attention.head_output": ablate(head=3)}):
+...     model.encode("a cat")
+
+**Attribute.** What made the score of two texts? :func:`token_pairs` splits it over token pairs, exactly;
+:func:`integrated_gradients`, :func:`gradient_x_input` and :func:`occlusion` go to the words put in.
+
+>>> token_pairs(model, "a cat", "a kitten").matrix.sum()
+"""
+
+from minilm.internals.activations import ACTIVATIONS, Activation
+from minilm.internals.attribution import (
+    TokenAttribution,
+    TokenPairs,
+    gradient_x_input,
+    integrated_gradients,
+    occlusion,
+    token_pairs,
+)
+from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
+from minilm.internals.faithfulness import DeletionCurve, deletion_curve
+from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
+from minilm.internals.layers import LayerByLayer, layer_by_layer
+from minilm.internals.trace import TextTrace, Trace, trace
+
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "Component",
+    "ComponentTable",
+    "DeletionCurve",
+    "LayerByLayer",
+    "Pairs",
+    "Place",
+    "TextTrace",
+    "TokenAttribution",
+    "TokenPairs",
+    "Trace",
+    "ablate",
+    "at",
+    "component_table",
+    "deletion_curve",
+    "gradient_x_input",
+    "integrated_gradients",
+    "intervene",
+    "layer_by_layer",
+    "occlusion",
+    "patch",
+    "read_pairs",
+    "replace",
+    "scale",
+    "token_pairs",
+    "trace",
+]

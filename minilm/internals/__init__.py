@@ -20,6 +20,11 @@ an action too. Gradients flow:
 :func:`integrated_gradients`, :func:`gradient_x_input` and :func:`occlusion` go to the words put in.
 
 >>> token_pairs(model, "a cat", "a kitten").matrix.sum()
+
+**Compare.** :func:`compare` says what changed between two checkpoints, from the bits of their tensors
+to the pairs of texts whose score moved most:
+
+>>> compare("all-MiniLM-L6-v2", "tuned").verdict
 """
 
 from minilm.internals.activations import ACTIVATIONS, Activation
@@ -31,12 +36,14 @@ from minilm.internals.attribution import (
     occlusion,
     token_pairs,
 )
+from minilm.internals.compare import Comparison, compare
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
 from minilm.internals.trace import TextTrace, Trace, trace
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Comparison",
     "Place",
     "TextTrace",
     "TokenAttribution",
@@ -44,6 +51,7 @@ __all__ = [
     "Trace",
     "ablate",
     "at",
+    "compare",
     "gradient_x_input",
     "integrated_gradients",
     "intervene",

@@ -56,7 +56,7 @@ class _Sums:
 
     def __init__(self, d: int, e: int, device: torch.device | str):
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
+            return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.xy, self.x, self.y, self.lx, self.ky = zeros(d, e), zeros(d), zeros(e), zeros(d), zeros(e)
         self.k, self.l, self.kl = zeros(), zeros(), zeros()

@@ -340,7 +340,7 @@ class Comparison:
         aside = f"; {unused} of the tensors that the encoder does not use differ" if unused else ""
         if self.same:
             bits = f"all {len(used)} tensors that the encoder uses, the tokenizer and the settings"
-            return f"Same bits: {bits} are equal{aside}" if unused else f"Same bits: {bits} are equal"
+            return f"Same bits: {bits} are equal{aside}"
         said = []
         for name, counts in (("A", [t.not_finite_a for t in used]), ("B", [t.not_finite_b for t in used])):
             if any(counts):
@@ -445,6 +445,8 @@ def compare(
     """
     if neighbours < 1 or explain < 0:
         raise InputError(f"neighbours is {neighbours} and explain {explain}, expected at least 1 and at least 0")
+    if gold is not None and pairs is None:
+        raise InputError("gold scores are of pairs, which are not given")
     given_pairs = None if pairs is None else _check_pairs(pairs, gold)
     if texts is None and given_pairs is None:
         from minilm.training.docstrings import docstring_summaries
@@ -465,7 +467,8 @@ def compare(
     pipelines = [read_folder(folder) for folder in folders]
     models = [SentenceEncoder.from_pretrained(folder, device=device) for folder in folders]
     notes: list[str] = []
-    tensors = compare_tensors(*(p.transformer_dir / WEIGHTS_FILE for p in pipelines), show_progress_bar)  # type: ignore[arg-type]
+    files = [pipeline.transformer_dir / WEIGHTS_FILE for pipeline in pipelines]
+    tensors = compare_tensors(files[0], files[1], show_progress_bar)
     tokenized = [_tokenize(model, distinct) for model in models]
     for name, model, tokens in zip("AB", models, tokenized, strict=True):
         if tokens.tokens_lost:
@@ -686,14 +689,18 @@ def _compare_tokenizers(
             examples.append(SplitExample(text, first, second))
     hashes = [hashlib.sha256(json.dumps(sorted(v.items())).encode()).hexdigest() for v in vocabularies]
     return TokenizerChange(
-        models[0].tokenizer.to_json() == models[1].tokenizer.to_json(),
-        *hashes,
-        *map(len, vocabularies),
-        *map(len, only),
-        *(pieces[:SHOWN_PIECES] for pieces in only),
-        sum(vocabularies[0][piece] != vocabularies[1][piece] for piece in shared),
-        len(examples),
-        examples[:5],
+        same=models[0].tokenizer.to_json() == models[1].tokenizer.to_json(),
+        vocabulary_a=hashes[0],
+        vocabulary_b=hashes[1],
+        pieces_a=len(vocabularies[0]),
+        pieces_b=len(vocabularies[1]),
+        only_in_a=len(only[0]),
+        only_in_b=len(only[1]),
+        examples_only_in_a=only[0][:SHOWN_PIECES],
+        examples_only_in_b=only[1][:SHOWN_PIECES],
+        other_id=sum(vocabularies[0][piece] != vocabularies[1][piece] for piece in shared),
+        split_differently=len(examples),
+        examples=examples[:5],
     )
 
 

@@ -96,7 +96,11 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id, special tokens included; the number of pieces where no id
         is left out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.vocabulary().values()) + 1
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every word piece, special tokens included, and its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The word pieces behind token ids, e.g. ``["[CLS]", "token", "##ize", "[SEP]"]``."""

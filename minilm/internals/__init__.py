@@ -20,6 +20,11 @@ an action too. Gradients flow:
 :func:`integrated_gradients`, :func:`gradient_x_input` and :func:`occlusion` go to the words put in.
 
 >>> token_pairs(model, "a cat", "a kitten").matrix.sum()
+
+**Compare.** :func:`compare` says what changed between two checkpoints, from the bits of their tensors
+to the pairs of texts whose score moved most:
+
+>>> compare("all-MiniLM-L6-v2", "tuned").verdict
 """
 
 from minilm.internals.activations import ACTIVATIONS, Activation
@@ -31,6 +36,7 @@ from minilm.internals.attribution import (
     occlusion,
     token_pairs,
 )
+from minilm.internals.compare import Comparison, compare
 from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
 from minilm.internals.faithfulness import DeletionCurve, deletion_curve
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
@@ -40,6 +46,7 @@ from minilm.internals.trace import TextTrace, Trace, trace
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Comparison",
     "Component",
     "ComponentTable",
     "DeletionCurve",
@@ -52,6 +59,7 @@ __all__ = [
     "Trace",
     "ablate",
     "at",
+    "compare",
     "component_table",
     "deletion_curve",
     "gradient_x_input",

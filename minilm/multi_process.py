@@ -96,12 +96,16 @@ def encode_in_pool(
     """:meth:`SentenceEncoder.encode_texts` by a pool, or by one for ``devices`` that ends with the call.
 
     Raises:
-        InputError: ``chunk_size`` is below 1.
+        InputError: ``chunk_size`` is below 1, or the model is within ``intervene``.
         RuntimeError: a process died.
         TruncationError: as there; found only when the chunks have been encoded.
     """
     if chunk_size is not None and chunk_size < 1:
         raise InputError(f"chunk_size is {chunk_size}, expected at least 1")
+    from minilm.internals.hooks import is_watched
+
+    if is_watched(model):
+        raise InputError("interventions do not reach other processes; encode without a pool, on one device")
     if not texts:
         return model.encode_texts(texts, show_progress_bar=False, **options)
     if pool is None:

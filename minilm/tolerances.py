@@ -37,6 +37,16 @@ LOSS_FLOAT64 = 1e-12
 # averaged, is 0.01 and more.
 TRAINING_REORDERED = 3e-4
 
+# ---- looking inside -----------------------------------------------------------------------------
+
+# A score against the sum of its token pairs: the sum is taken in float64, the score is rounded by a
+# forward pass in float32. Measured at most 2e-7 for cosines.
+ATTRIBUTION_SUM = 1e-6
+
+# Integrated gradients at the default steps: the share of score - baseline_score that the values miss.
+# Measured at most 0.2 % over 67 pairs of 5 to 100 tokens, three baselines.
+COMPLETENESS = 0.01
+
 # ---- evaluation and documents -------------------------------------------------------------------
 
 # The percentiles of 2,000 resamples scatter around those of infinitely many by about 3 % of the

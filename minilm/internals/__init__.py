@@ -31,12 +31,20 @@ from minilm.internals.attribution import (
     occlusion,
     token_pairs,
 )
+from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
+from minilm.internals.faithfulness import DeletionCurve, deletion_curve
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
+from minilm.internals.layers import LayerByLayer, layer_by_layer
 from minilm.internals.trace import TextTrace, Trace, trace
 
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Component",
+    "ComponentTable",
+    "DeletionCurve",
+    "LayerByLayer",
+    "Pairs",
     "Place",
     "TextTrace",
     "TokenAttribution",
@@ -44,11 +52,15 @@ __all__ = [
     "Trace",
     "ablate",
     "at",
+    "component_table",
+    "deletion_curve",
     "gradient_x_input",
     "integrated_gradients",
     "intervene",
+    "layer_by_layer",
     "occlusion",
     "patch",
+    "read_pairs",
     "replace",
     "scale",
     "token_pairs",

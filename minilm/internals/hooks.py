@@ -148,6 +148,11 @@ class _Taps:
 _TAPS: dict[torch.nn.Module, _Taps] = {}
 
 
+def is_watched(model: SentenceEncoder) -> bool:
+    """Whether the model is within a ``with model.intervene(…)``."""
+    return model in _TAPS
+
+
 def by_text(site: Site, value: Value, batch: Batch) -> list[Tensor]:
     """An activation of a batch → of each text, without padding: ``[T, D]``, ``[T, H, d]``,
     ``[H, T, T]`` or ``[D]``."""

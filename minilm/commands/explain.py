@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TruncationWarning)
-        explanation = explain(
-            model, *args.texts, baseline=args.baseline, steps=args.steps, name=args.model or MODEL_ID
-        )
+        explanation = explain(model, *args.texts, baseline=args.baseline, steps=args.steps, name=args.model or MODEL_ID)
     for warning in caught:
         print(f"minilm explain: {warning.message}", file=sys.stderr)
     if args.json:

@@ -1,39 +1,20 @@
-"""Text that is safe to show and stays in its column: on a terminal, in a page, in a picture.
-
-A text may hold characters that move the cursor, reverse the line or cannot be seen. Pages and
-terminals show these by number instead; how wide the others are follows Unicode's annex 11.
-"""
+"""Text in a terminal's columns: how wide it is, how it is cut, what shades a number."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
-from html import escape as escape_html
 
-JOINERS = "\u200c\u200d"  # invisible, and part of how emoji and several scripts are written
+from minilm.internals.html import visible
 
-
-def visible(text: str) -> str:
-    """The text with each character that acts rather than shows (control, direction, private, unassigned)
-    as its number: ``⟨U+202E⟩``; and with the line breaks and tabs as ``⏎`` and ``⇥``."""
-    return "".join(_SHOWN.get(c) or (f"⟨U+{ord(c):04X}⟩" if _acts(c) else c) for c in text)
-
-
-def html(text: str) -> str:
-    """The visible text, escaped for HTML, in quotes or not."""
-    return escape_html(visible(text))
-
-
-_SHOWN = {"\n": "⏎", "\t": "⇥"}
-
-
-def _acts(character: str) -> bool:
-    return character not in JOINERS and unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+# Of the terminal's 256 colours, by strength: adds to the score, takes from it. Black text on each.
+ADDS, TAKES = (223, 216, 209, 202), (153, 117, 75, 39)
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a visible text takes: two for East Asian wide characters and
-    most emoji, none for combining ones."""
-    return sum(_columns(c) for c in text)
+    """How many columns of a terminal a text takes, by Unicode's annex 11: two for East Asian wide
+    characters and most emoji, none for combining ones."""
+    return sum(map(_columns, text))
 
 
 def _columns(character: str) -> int:
@@ -44,7 +25,7 @@ def _columns(character: str) -> int:
 
 def fit(text: str, width: int, right: bool = False) -> str:
     """The visible text in exactly ``width`` columns (at least 1): filled with spaces, or cut with ``…``."""
-    text = visible(text)
+    text = visible(text) if text else ""
     if columns(text) > width:
         kept, room = "", width - 1
         for character in text:
@@ -55,3 +36,12 @@ def fit(text: str, width: int, right: bool = False) -> str:
         text = kept + "…"
     space = " " * (width - columns(text))
     return space + text if right else text + space
+
+
+def shaded(cell: str, value: float, largest: float) -> str:
+    """The cell on a terminal's colours, the stronger the nearer ``value`` comes to ``largest``; weak
+    values stay as they are."""
+    strength = math.ceil(5 * abs(value) / largest) - 2 if largest and math.isfinite(value / largest) else -1
+    if strength < 0:
+        return cell
+    return f"\x1b[30;48;5;{(ADDS if value > 0 else TAKES)[min(strength, 3)]}m{cell}\x1b[0m"

@@ -210,7 +210,9 @@ def explain(
             score = score_pairs(model, *traced.sentence_embedding.split(1)).item()
             if model.similarity_fn_name in ("cosine", "dot"):
                 pairs = token_pairs(model, text, other)
-            inputs = [integrated_gradients(model, a, b, baseline=baseline, steps=steps) for a, b in (texts, texts[::-1])]
+            inputs = [
+                integrated_gradients(model, a, b, baseline=baseline, steps=steps) for a, b in (texts, texts[::-1])
+            ]
             components = component_table(model, [(text, other)], show_progress_bar=show_progress_bar)
     steps_of = []
     for number, row in enumerate(traced.batch.texts(traced.batch.input_ids)):
@@ -229,6 +231,4 @@ def explain(
             )
         )
     normalized = isinstance(model.normalize, L2Normalize)
-    return Explanation(
-        name, steps_of, layers, model.similarity_fn_name, normalized, score, pairs, inputs, components
-    )
+    return Explanation(name, steps_of, layers, model.similarity_fn_name, normalized, score, pairs, inputs, components)

@@ -11,14 +11,15 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from html import escape as escape_html
 from importlib import resources
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minilm.internals.display import html, visible
 from minilm.internals.explanation import Explanation, TextSteps
+from minilm.internals.html import escape, visible
 
 # Attention has L · H · T² numbers, 4.7 million for a text of 256 tokens. Up to this many in all go in as
 # float32; beyond it each as one byte, 255 √p rounded, which is right to 0.004 and near 0 much closer.
@@ -30,7 +31,7 @@ def explanation_page(explanation: Explanation) -> str:
     two = explanation.score is not None
     title = "What made this score" if two else "From characters to vector"
     body = [
-        f"<header><div><h1>{title}</h1><p class=soft>{html(explanation.model)}</p></div>",
+        f"<header><div><h1>{title}</h1><p class=soft>{escape(explanation.model)}</p></div>",
         "<button type=button id=theme aria-label='Light or dark'></button></header>",
         "<noscript><p class=noscript>The maps need JavaScript; nothing is fetched.</p></noscript><main>",
         _texts(explanation),
@@ -52,7 +53,9 @@ def page(title: str, body: str, css: str, script: str, data: object) -> str:
         css, script: ours; allowed by their hashes.
         data: for JSON; the script finds it in the element ``figures``.
     """
-    allowed = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}; base-uri 'none'; form-action 'none'"
+    allowed = (
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}; base-uri 'none'; form-action 'none'"
+    )
     figures = json.dumps(data, separators=(",", ":"))  # ASCII: also U+2028 is an escape
     for character in "<>&":
         figures = figures.replace(character, f"\\u{ord(character):04x}")
@@ -60,7 +63,7 @@ def page(title: str, body: str, css: str, script: str, data: object) -> str:
         "<!doctype html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n"
         f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
         '<meta name=viewport content="width=device-width, initial-scale=1">\n'
-        f"<title>{html(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n{body}\n"
+        f"<title>{escape_html(visible(title))}</title>\n<style>{css}</style>\n</head>\n<body>\n{body}\n"
         f'<script type="application/json" id=figures>{figures}</script>\n<script>{script}</script>\n</body>\n</html>\n'
     )
 
@@ -74,7 +77,7 @@ def figures(explanation: Explanation) -> dict[str, Any]:
         attention = steps.attention.float() if exact else _coded(steps.attention)
         text = {
             "tokens": [visible(piece) for piece in steps.tokens],
-            "from": [visible(steps.text[first:last]) for first, last in steps.spans],
+            "from": [visible(steps.text[a:b]) if b > a else "" for a, b in steps.spans],
             "ids": steps.ids,
             "norms": steps.embeddings.double().norm(dim=-1).tolist(),
             "layers": layers,
@@ -119,7 +122,7 @@ def _texts(explanation: Explanation) -> str:
         side = f"Text {'AB'[number]} · " if explanation.score is not None else ""
         parts += [
             f"<h3>{side}{len(steps.text):,} characters, {len(steps.tokens)} pieces, {len(steps.vector)} numbers</h3>",
-            f"<p class=text><bdi>{html(steps.text)}</bdi></p><div id=text-{number}></div>",
+            f"<p class=text>{escape(steps.text)}</p><div id=text-{number}></div>",
             f"<p class=soft>{_steps(explanation, steps)}</p>",
         ]
     if explanation.input:
@@ -127,7 +130,7 @@ def _texts(explanation: Explanation) -> str:
         for side, found in zip("AB", explanation.input, strict=True):
             assert found.gap is not None and found.baseline_score is not None
             parts.append(
-                f"<li>Word pieces put in, {side}: {html(found.method)}; {found.score:.4f} less {found.baseline_score:.4f} "
+                f"<li>Word pieces put in, {side}: {escape(found.method)}; {found.score:.4f} less {found.baseline_score:.4f} "
                 f"at the baseline is {found.score - found.baseline_score:+.4f}, the values' sum is "
                 f"{found.values.sum():+.4f} (gap {abs(found.gap):.0e})</li>"
             )
@@ -210,10 +213,12 @@ in, and normalisation rescales what is left.</p>
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, float]]], name: str) -> str:
     """A table; a cell may be a pair of what it shows and its full figure."""
-    parts = [f"<table id={name}><thead><tr>", *(f"<th scope=col>{html(cell)}</th>" for cell in head)]
+    parts = [f"<table id={name}><thead><tr>", *(f"<th scope=col>{escape(cell)}</th>" for cell in head)]
     parts.append("</tr></thead><tbody>")
     for row in rows:
-        cells = (f"<td>{html(c)}</td>" if isinstance(c, str) else f"<td data-value={c[1]!r}>{html(c[0])}</td>" for c in row)
+        cells = (
+            f"<td>{escape(c)}</td>" if isinstance(c, str) else f"<td data-value={c[1]!r}>{escape(c[0])}</td>" for c in row
+        )
         parts += ["<tr>", *cells, "</tr>"]
     return "".join([*parts, "</tbody></table>"])
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.internals.display import columns, fit, visible
+from minilm.internals.display import columns, fit, shaded
 from minilm.internals.explanation import Explanation, TextSteps
+from minilm.internals.html import visible
 
 TOKENS_SHOWN = 24  # of a long text; the page and the JSON file have all
 PAIRS_SHOWN = 8
@@ -18,8 +20,7 @@ NUMBERS_SHOWN = 5  # the first of a vector's
 PIECE = 12  # columns for a word piece in a table
 CELL = 7  # columns of the token-pair map
 
-# Of the terminal's 256 colours, by strength: adds to the score, takes from it. Black text on each.
-ADDS, TAKES = (223, 216, 209, 202), (153, 117, 75, 39)
+Shade: TypeAlias = Callable[[str, float, float], str]
 
 
 def walk(explanation: Explanation, *, width: int = 100, colour: bool = False, token: int = 0) -> Iterator[str]:
@@ -35,16 +36,21 @@ def walk(explanation: Explanation, *, width: int = 100, colour: bool = False, to
     """
     for steps in explanation.texts:
         if not 0 <= token < len(steps.tokens):
-            raise InputError(f"there is no token {token}: {visible(steps.text)[:40]!r} has 0 to {len(steps.tokens) - 1}")
+            raise InputError(
+                f"there is no token {token}: {visible(steps.text)[:40]!r} has 0 to {len(steps.tokens) - 1}"
+            )
     for number, steps in enumerate(explanation.texts):
-        yield from _title(f"{'AB'[number]}  {visible(steps.text)}" if explanation.score is not None else steps.text, width)
+        yield from _title(
+            f"{'AB'[number]}  {visible(steps.text)}" if explanation.score is not None else steps.text, width
+        )
         yield from _tokens(steps)
         yield from _layers(explanation, number, token)
         yield from _vector(explanation, steps)
     if explanation.score is not None:
         yield from _title(f"The score of A and B: {explanation.similarity} {explanation.score:.4f}", width)
-        yield from _pairs(explanation, width, colour)
-        yield from _input(explanation, colour)
+        shade: Shade = shaded if colour else lambda cell, value, largest: cell
+        yield from _pairs(explanation, width, shade)
+        yield from _input(explanation, shade)
         yield from _components(explanation)
 
 
@@ -104,7 +110,7 @@ def _vector(explanation: Explanation, steps: TextSteps) -> Iterator[str]:
     yield ""
 
 
-def _pairs(explanation: Explanation, width: int, colour: bool) -> Iterator[str]:
+def _pairs(explanation: Explanation, width: int, shade: Shade) -> Iterator[str]:
     pairs = explanation.pairs
     if pairs is None:
         yield f"A {explanation.similarity} similarity is no sum over pairs of tokens; what the input tokens add stands below."
@@ -118,18 +124,18 @@ def _pairs(explanation: Explanation, width: int, colour: bool) -> Iterator[str]:
     if PIECE + (CELL + 1) * (matrix.shape[1] + 1) <= width and len(matrix) <= TOKENS_SHOWN:
         yield f"  {'A ↓  B →':{PIECE - 2}}" + "".join(" " + fit(piece, CELL, right=True) for piece in pairs.tokens[1])
         for piece, row in zip(pairs.tokens[0], matrix.tolist(), strict=True):
-            cells = (" " + _shaded(f"{value:{CELL}.4f}", value, largest, colour) for value in row)
+            cells = (" " + shade(f"{value:{CELL}.4f}", value, largest) for value in row)
             yield f"  {fit(piece, PIECE - 2)}" + "".join(cells)
         yield ""
     yield "  The pairs that add or take most:"
     order = matrix.flatten().abs().argsort(descending=True, stable=True)[:PAIRS_SHOWN].tolist()
     for i, j in (divmod(place, matrix.shape[1]) for place in order):
-        cell = _shaded(f"{matrix[i, j]:+.4f}", matrix[i, j].item(), largest, colour)
+        cell = shade(f"{matrix[i, j]:+.4f}", matrix[i, j].item(), largest)
         yield f"  {cell}  {fit(pairs.tokens[0][i], PIECE, right=True)} × {visible(pairs.tokens[1][j])}"
     yield ""
 
 
-def _input(explanation: Explanation, colour: bool) -> Iterator[str]:
+def _input(explanation: Explanation, shade: Shade) -> Iterator[str]:
     yield "What each token adds: as a contextual token with all of the other text, and as a word piece put in"
     yield f"({explanation.input[0].method}, [CLS] and [SEP] kept)."
     yield ""
@@ -137,7 +143,11 @@ def _input(explanation: Explanation, colour: bool) -> Iterator[str]:
         shares = None
         if explanation.pairs is not None:
             shares = explanation.pairs.first if side == 0 else explanation.pairs.second
-        yield f"  {'AB'[side]:>3}  {'piece':{PIECE}}" + (f"  {'contextual':>10}" if shares is not None else "") + f"  {'input':>10}"
+        yield (
+            f"  {'AB'[side]:>3}  {'piece':{PIECE}}"
+            + (f"  {'contextual':>10}" if shares is not None else "")
+            + f"  {'input':>10}"
+        )
         for position in _some(len(found.tokens)):
             if position is None:
                 yield f"       … {len(found.tokens) - TOKENS_SHOWN} more"
@@ -146,7 +156,7 @@ def _input(explanation: Explanation, colour: bool) -> Iterator[str]:
             for values in (shares, found.values):
                 if values is not None:
                     value = values[position].item()
-                    line += "  " + _shaded(f"{value:+10.4f}", value, values.abs().max().item(), colour)
+                    line += "  " + shade(f"{value:+10.4f}", value, values.abs().max().item())
             yield line
         sums = f"  {shares.sum():+10.4f}" if shares is not None else ""
         yield f"       {'sum':{PIECE}}{sums}  {found.values.sum():+10.4f}"
@@ -184,10 +194,3 @@ def _some(count: int) -> Sequence[int | None]:
 
 def _numbers(vector: Tensor) -> str:
     return " ".join(f"{value:7.4f}" for value in vector[:NUMBERS_SHOWN].tolist()) + " …"
-
-
-def _shaded(cell: str, value: float, largest: float, colour: bool) -> str:
-    strength = math.ceil(5 * abs(value) / largest) - 2 if largest and math.isfinite(value / largest) else -1
-    if not colour or strength < 0:
-        return cell
-    return f"\x1b[30;48;5;{(ADDS if value > 0 else TAKES)[min(strength, 3)]}m{cell}\x1b[0m"

@@ -64,7 +64,8 @@ def layer_by_layer(found: LayerByLayer) -> Any:
     for number, text in enumerate(found.texts[:10]):
         label = visible(text, 30)
         left.plot(range(-1, len(vectors) - 1), to_last[:, number].tolist(), marker="o", label=label)
-        right.plot(range(len(vectors) - 1), found.entropy[:, number].double().mean(-1).tolist(), marker="o", label=label)
+        entropy = found.entropy[:, number].double().mean(-1).tolist()
+        right.plot(range(len(entropy)), entropy, marker="o", label=label)
     left.set(title="cosine with the last layer's vector", xlabel="layer (-1: embeddings)")
     right.set(title="attention entropy, nats", xlabel="layer")
     for text in left.legend(fontsize="small").get_texts():

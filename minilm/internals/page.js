@@ -223,6 +223,7 @@ const rows = texts.map((text, side) => {
     readout.textContent = parts.join(" · ");
   });
   const readout = make("p", parent, { className: "readout", role: "status" });
+  chips.at(0);
   return chips;
 });
 if (figures.score !== null) {

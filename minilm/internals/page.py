@@ -31,7 +31,8 @@ def explanation_page(explanation: Explanation) -> str:
     two = explanation.score is not None
     title = "What made this score" if two else "From characters to vector"
     body = [
-        f"<header><div><h1>{title}</h1><p class=soft>{escape(explanation.model)}</p></div>",
+        f"<header><div><h1>{title}</h1>",
+        f"<p class=soft>{escape(explanation.model)}</p></div>" if explanation.model else "</div>",
         "<button type=button id=theme aria-label='Light or dark'></button></header>",
         "<noscript><p class=noscript>The maps need JavaScript; nothing is fetched.</p></noscript><main>",
         _texts(explanation),
@@ -53,9 +54,8 @@ def page(title: str, body: str, css: str, script: str, data: object) -> str:
         css, script: ours; allowed by their hashes.
         data: for JSON; the script finds it in the element ``figures``.
     """
-    allowed = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}; base-uri 'none'; form-action 'none'"
-    )
+    allowed = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}"
+    allowed += "; base-uri 'none'; form-action 'none'"
     figures = json.dumps(data, separators=(",", ":"))  # ASCII: also U+2028 is an escape
     for character in "<>&":
         figures = figures.replace(character, f"\\u{ord(character):04x}")
@@ -93,11 +93,10 @@ def figures(explanation: Explanation) -> dict[str, Any]:
     if explanation.pairs is not None:
         data["pairs"] = _numbers(explanation.pairs.matrix)
     if (table := explanation.components) is not None:
+        scores = zip(table.components, table.without[:, 0].tolist(), table.loss[:, 0].tolist(), strict=True)
         data["components"] = [
-            {"name": part.name, "layer": part.layer, "part": part.part, "without": without, "loss": loss}
-            for part, without, loss in zip(
-                table.components, table.without[:, 0].tolist(), table.loss[:, 0].tolist(), strict=True
-            )
+            {"name": c.name, "layer": c.layer, "part": c.part, "head": c.head, "without": without, "loss": loss}
+            for c, without, loss in scores
         ]
     return data
 
@@ -130,9 +129,9 @@ def _texts(explanation: Explanation) -> str:
         for side, found in zip("AB", explanation.input, strict=True):
             assert found.gap is not None and found.baseline_score is not None
             parts.append(
-                f"<li>Word pieces put in, {side}: {escape(found.method)}; {found.score:.4f} less {found.baseline_score:.4f} "
-                f"at the baseline is {found.score - found.baseline_score:+.4f}, the values' sum is "
-                f"{found.values.sum():+.4f} (gap {abs(found.gap):.0e})</li>"
+                f"<li>Word pieces put in, {side}: {escape(found.method)}; {found.score:.4f} less "
+                f"{found.baseline_score:.4f} at the baseline is {found.score - found.baseline_score:+.4f}, "
+                f"the values' sum is {found.values.sum():+.4f} (gap {abs(found.gap):.0e})</li>"
             )
         parts.append("</ul>")
     return "\n".join([*parts, "</section>"])
@@ -153,19 +152,22 @@ def _score(explanation: Explanation) -> str:
     if explanation.pairs is None:
         return head + "<p>This similarity is no sum over pairs of tokens.</p></section>"
     return f"""{head}
-<p>The sum of {explanation.pairs.matrix.numel():,} pairs of tokens, exactly ({abs(explanation.pairs.gap):.0e} apart by rounding). A token
-here is the last layer's vector, which has gathered from its whole text.</p>
+<p>The sum of {explanation.pairs.matrix.numel():,} pairs of tokens, exactly ({abs(explanation.pairs.gap):.0e} apart by
+rounding). A token here is the last layer's vector, which has gathered from its whole text.</p>
 <div id=pair-map></div>
-<p class="soft legend"><i class=adds></i> adds to the score <i class=takes></i> takes from it; full colour is the largest pair</p>
+<p class="soft legend"><span><i class=adds></i> adds to the score</span> <span><i class=takes></i> takes from it</span>
+<span>full colour is the largest pair</span></p>
 <h3>The pairs that add or take most</h3><ol class=best id=best></ol></section>"""
 
 
 def _attention(explanation: Explanation) -> str:
     return """<section><h2>Attention</h2>
-<p>Each token of a layer gathers from the tokens of its own text; each head has weights of its own, which sum to 1.</p>
+<p>In each layer a token gathers from the tokens of its own text; each head has weights of its own, which sum to 1.</p>
 <div id=attention-controls></div><div id=attention-tokens></div>
 <p class=readout role=status id=looks></p><div id=attention-map></div>
-<p class="soft legend"><i class=looks></i> full colour is the largest weight shown; a row for each token that looks</p></section>"""
+<p class="soft legend"><span><i class=looks></i> full colour is the largest weight shown</span>
+<span>a row for each token that looks</span></p>
+</section>"""
 
 
 def _layers(explanation: Explanation) -> str:
@@ -186,9 +188,12 @@ def _layers(explanation: Explanation) -> str:
             ]
         rows.append(row)
     return f"""<section><h2>The way through the layers</h2>
-<p>The vector that each layer would give, if the model ended there: how similar it is to the last one{", and A to B" if two else ""}. Drift is
-1 − cosine with the layer before; entropy is of the attention, in nats, the mean of heads and tokens.</p>
-<div id=chart></div><div class=scroll tabindex=0 role=region aria-label="Figures by layer">{_table(head, rows, "layer-table")}</div></section>"""
+<p>The vector that each layer would give, if the model ended there: how similar it is to the
+last one{", and A to B" * two}.
+Drift is 1 - cosine with the layer before; entropy is of the attention, in nats, the mean of heads and tokens.</p>
+<div id=chart></div>
+<div class=scroll tabindex=0 role=region aria-label="Figures by layer">{_table(head, rows, "layer-table")}</div>
+</section>"""
 
 
 def _components(explanation: Explanation) -> str:
@@ -203,12 +208,13 @@ def _components(explanation: Explanation) -> str:
         rows.append([*row, (f"{without:.4f}", without), (f"{loss:+.4f}", loss)])
     head = ["component", "layer", "part", "head", "score without", "it loses"]
     return f"""<section><h2>What the score rests on</h2>
-<p>Each head, each layer's attention and each feed-forward is set to zero in turn, in both texts. The losses do not add up: others step
-in, and normalisation rescales what is left.</p>
+<p>Each head, each layer's attention and each feed-forward is set to zero in turn, in both texts. The losses do not add up:
+others step in, and normalisation rescales what is left.</p>
 <div id=component-map></div>
-<p class="soft legend"><i class=adds></i> the score loses without it <i class=takes></i> the score gains</p>
+<p class="soft legend"><span><i class=adds></i> the score loses without it</span> <span><i class=takes></i> the score gains</span></p>
 <h3>All {len(rows)}; click a heading to sort</h3>
-<div class=scroll tabindex=0 role=region aria-label="Components">{_table(head, rows, "component-table")}</div></section>"""
+<div class=scroll tabindex=0 role=region aria-label="Components">{_table(head, rows, "component-table")}</div>
+</section>"""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, float]]], name: str) -> str:
@@ -216,10 +222,11 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str | tuple[str, float]]
     parts = [f"<table id={name}><thead><tr>", *(f"<th scope=col>{escape(cell)}</th>" for cell in head)]
     parts.append("</tr></thead><tbody>")
     for row in rows:
-        cells = (
-            f"<td>{escape(c)}</td>" if isinstance(c, str) else f"<td data-value={c[1]!r}>{escape(c[0])}</td>" for c in row
-        )
-        parts += ["<tr>", *cells, "</tr>"]
+        parts.append("<tr>")
+        for cell in row:
+            text, figure = (cell, "") if isinstance(cell, str) else (cell[0], f" data-value={cell[1]!r}")
+            parts.append(f"<td{figure}>{escape(text) if text else ''}</td>")
+        parts.append("</tr>")
     return "".join([*parts, "</tbody></table>"])
 
 

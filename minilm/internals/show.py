@@ -85,14 +85,14 @@ def layer_by_layer(found: LayerByLayer) -> Html:
 
 def trace(found: Trace) -> Html:
     """The texts with their tokens, and what is kept."""
-    texts = [[escape(text, 80), escape(" ".join(pieces))] for text, pieces in zip(found.texts, found.tokens, strict=True)]
+    texts = [[escape(text, 80), escape(" ".join(row))] for text, row in zip(found.texts, found.tokens, strict=True)]
     kept = []
     for name in found:
         value = found[name]
         shape = str(list(value.shape)) if isinstance(value, Tensor) else f"{len(value)} × [H, T, T]"
         kept.append([escape(name), escape(shape)])
-    body = table(["text", "tokens"], texts, numbers=0)
-    return fragment(f"{body}<details><summary>{len(kept)} activations</summary>{table(['name', 'shape'], kept)}</details>", STYLE)
+    activations = f"<details><summary>{len(kept)} activations</summary>{table(['name', 'shape'], kept)}</details>"
+    return fragment(table(["text", "tokens"], texts, numbers=0) + activations, STYLE)
 
 
 def heat(values: Tensor, rows: Sequence[str], columns: Sequence[str]) -> Html:

@@ -40,9 +40,8 @@ def walk(explanation: Explanation, *, width: int = 100, colour: bool = False, to
                 f"there is no token {token}: {visible(steps.text)[:40]!r} has 0 to {len(steps.tokens) - 1}"
             )
     for number, steps in enumerate(explanation.texts):
-        yield from _title(
-            f"{'AB'[number]}  {visible(steps.text)}" if explanation.score is not None else steps.text, width
-        )
+        side = f"{'AB'[number]}  " if explanation.score is not None else ""
+        yield from _title(side + visible(steps.text), width)
         yield from _tokens(steps)
         yield from _layers(explanation, number, token)
         yield from _vector(explanation, steps)
@@ -55,7 +54,6 @@ def walk(explanation: Explanation, *, width: int = 100, colour: bool = False, to
 
 
 def _title(text: str, width: int) -> Iterator[str]:
-    text = visible(text)
     text = fit(text, min(columns(text), max(20, width)))
     yield from (text, "═" * columns(text), "")
 
@@ -86,9 +84,11 @@ def _layers(explanation: Explanation, number: int, token: int) -> Iterator[str]:
     to_last = explanation.similarity_to_last(number)
     name = visible(steps.tokens[token])
     yield "Layer by layer: the vector that each would give, if the model ended there."
-    yield f"Entropy is of the heads' attention, in nats: 0 looks at one token, {math.log(len(steps.tokens)):.2f} at all alike."
+    alike = math.log(len(steps.tokens))
+    yield f"Entropy is of the heads' attention, in nats: 0 looks at one token, {alike:.2f} at all alike."
     yield ""
-    yield f"  {'':10}  {'to the last':>11}  {'drift':>7}  {'‖token‖':>8}  {'entropy':>7}  {name} looks most at (mean of heads)"
+    head = f"  {'':10}  {'to the last':>11}  {'drift':>7}  {'‖token‖':>8}  {'entropy':>7}"
+    yield f"{head}  {name} looks most at (mean of heads)"
     for place, norm in enumerate(layers.norms[:, number].tolist()):
         line = f"  {'embeddings' if place == 0 else f'layer {place - 1}':10}  {to_last[place]:11.4f}"
         if place == 0:
@@ -103,23 +103,25 @@ def _layers(explanation: Explanation, number: int, token: int) -> Iterator[str]:
 
 
 def _vector(explanation: Explanation, steps: TextSteps) -> Iterator[str]:
-    count = len(steps.tokens)
-    yield f"  mean of the {count} tokens  {len(steps.pooled)} numbers of length {steps.pooled.norm():.4f}: {_numbers(steps.pooled)}"
-    what = "scaled to length 1" if explanation.normalized else "as it is"
-    yield f"  {fit(what, 18 + len(str(count)))}  {len(steps.vector)} numbers of length {steps.vector.norm():.4f}: {_numbers(steps.vector)}"
+    mean = f"mean of the {len(steps.tokens)} tokens"
+    end = "scaled to length 1" if explanation.normalized else "as it is"
+    for what, vector in ((mean, steps.pooled), (end, steps.vector)):
+        length = vector.norm().item()
+        yield f"  {what:{len(mean)}}  {len(vector)} numbers of length {length:.4f}: {_numbers(vector)}"
     yield ""
 
 
 def _pairs(explanation: Explanation, width: int, shade: Shade) -> Iterator[str]:
     pairs = explanation.pairs
     if pairs is None:
-        yield f"A {explanation.similarity} similarity is no sum over pairs of tokens; what the input tokens add stands below."
+        yield f"A {explanation.similarity} similarity is no sum over pairs of tokens; what the word pieces add stands below."
         yield ""
         return
     matrix = pairs.matrix
     largest = matrix.abs().max().item()
-    yield f"It is the sum of {matrix.numel():,} pairs of tokens, exactly: each token of A with each of B, as the last layer left"
-    yield f"them (contextual tokens). Sum {matrix.sum():.6f}, score {explanation.score:.6f}, {abs(pairs.gap):.0e} apart by rounding."
+    yield f"It is the sum of {matrix.numel():,} pairs of tokens, exactly: each token of A with each of B, as the last"
+    yield f"layer left them (contextual tokens). Sum {matrix.sum():.6f}, score {explanation.score:.6f}:"
+    yield f"{abs(pairs.gap):.0e} apart by rounding."
     yield ""
     if PIECE + (CELL + 1) * (matrix.shape[1] + 1) <= width and len(matrix) <= TOKENS_SHOWN:
         yield f"  {'A ↓  B →':{PIECE - 2}}" + "".join(" " + fit(piece, CELL, right=True) for piece in pairs.tokens[1])
@@ -176,7 +178,7 @@ def _components(explanation: Explanation) -> Iterator[str]:
         return
     heads = [place for place, part in enumerate(table.components) if part.part != "attention"]
     loss = table.loss[heads, 0]
-    yield f"What the score is without each of the {len(heads)} heads and feed-forwards (set to zero); most changed first:"
+    yield f"The score without each of the {len(heads)} heads and feed-forwards (set to zero), most changed first:"
     yield ""
     yield f"  {'without':28}  {'score':>7}  {'it loses':>8}"
     for place in loss.abs().argsort(descending=True, stable=True)[:COMPONENTS_SHOWN].tolist():

@@ -20,6 +20,11 @@ an action too. Gradients flow:
 :func:`integrated_gradients`, :func:`gradient_x_input` and :func:`occlusion` go to the words put in.
 
 >>> token_pairs(model, "a cat", "a kitten").matrix.sum()
+
+**Explain.** :func:`explain` puts all of it together for one text or two, and writes it as a page; ``minilm
+explain`` is the same on the command line. The results show themselves in notebooks, and ``.plot()`` draws them.
+
+>>> explain(model, "a cat", "a kitten").write_html("page.html")
 """
 
 from minilm.internals.activations import ACTIVATIONS, Activation
@@ -32,6 +37,7 @@ from minilm.internals.attribution import (
     token_pairs,
 )
 from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
+from minilm.internals.explanation import Explanation, TextSteps, explain
 from minilm.internals.faithfulness import DeletionCurve, deletion_curve
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
 from minilm.internals.layers import LayerByLayer, layer_by_layer
@@ -43,9 +49,11 @@ __all__ = [
     "Component",
     "ComponentTable",
     "DeletionCurve",
+    "Explanation",
     "LayerByLayer",
     "Pairs",
     "Place",
+    "TextSteps",
     "TextTrace",
     "TokenAttribution",
     "TokenPairs",
@@ -54,6 +62,7 @@ __all__ = [
     "at",
     "component_table",
     "deletion_curve",
+    "explain",
     "gradient_x_input",
     "integrated_gradients",
     "intervene",

@@ -16,6 +16,8 @@ from minilm.errors import InputError
 from minilm.internals.html import visible
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.internals.attribution import TokenAttribution, TokenPairs
     from minilm.internals.components import ComponentTable
     from minilm.internals.faithfulness import DeletionCurve
@@ -26,13 +28,13 @@ LABELS = 64  # more names along an axis cannot be read
 SIGNED = "PuOr_r"  # purple takes, orange adds
 
 
-def token_pairs(pairs: TokenPairs) -> Any:
+def token_pairs(pairs: TokenPairs) -> Figure:
     """The map of a score: a row for each token of the first text."""
     title = f"{pairs.similarity} {pairs.score:.4f}, by pairs of contextual tokens"
     return _map(pairs.matrix, pairs.tokens[0], pairs.tokens[1], title, signed=True)
 
 
-def token_attribution(found: TokenAttribution) -> Any:
+def token_attribution(found: TokenAttribution) -> Figure:
     """A bar for each token."""
     figure, axes = _figure(6, max(2, 0.22 * len(found.tokens) + 1))
     values = found.values.tolist()
@@ -44,7 +46,7 @@ def token_attribution(found: TokenAttribution) -> Any:
     return figure
 
 
-def components(found: ComponentTable) -> Any:
+def components(found: ComponentTable) -> Figure:
     """What the scores lose without each component (several pairs: the mean absolute change)."""
     layers = len({part.layer for part in found.components})
     row = found.components[: len(found.components) // layers]
@@ -56,7 +58,7 @@ def components(found: ComponentTable) -> Any:
     return _map(values, [f"layer {layer}" for layer in range(layers)], names, title, signed=True)
 
 
-def layer_by_layer(found: LayerByLayer) -> Any:
+def layer_by_layer(found: LayerByLayer) -> Figure:
     """Similarity of each text's vector to its last one, and the attention's entropy, by layer."""
     figure, (left, right) = _figure(10, 3.5, 2)
     vectors = found.vectors.double().cpu()
@@ -73,7 +75,7 @@ def layer_by_layer(found: LayerByLayer) -> Any:
     return figure
 
 
-def deletion_curve(found: DeletionCurve) -> Any:
+def deletion_curve(found: DeletionCurve) -> Figure:
     """The score while tokens go, and in random orders."""
     figure, axes = _figure(6, 3.5)
     axes.plot(found.random.T.tolist(), color="gray", linewidth=0.6, alpha=0.5)
@@ -84,7 +86,7 @@ def deletion_curve(found: DeletionCurve) -> Any:
     return figure
 
 
-def attention(found: TextTrace, layer: int, head: int | None = None) -> Any:
+def attention(found: TextTrace, layer: int, head: int | None = None) -> Figure:
     """Who looks at whom: a row for each token that looks; ``head`` None takes the mean of all.
 
     Raises:
@@ -98,7 +100,7 @@ def attention(found: TextTrace, layer: int, head: int | None = None) -> Any:
     return _map(values, found.tokens, found.tokens, title, signed=False)
 
 
-def _map(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str, signed: bool) -> Any:
+def _map(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str, signed: bool) -> Figure:
     array = values.detach().double().cpu().numpy()
     figure, axes = _figure(2.5 + min(12, 0.3 * len(columns)), 1.5 + min(12, 0.3 * len(rows)))
     most = float(np.abs(array).max()) or 1.0
@@ -124,18 +126,18 @@ def _plain(text: Any) -> None:
     text.set_parse_math(False)  # a "$" in a text is a dollar
 
 
-def _figure(width: float, height: float, columns: int = 1) -> Any:
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure as Base
     except ImportError:
         raise InputError("figures need matplotlib: pip install 'minilm[plot]'") from None
     # Shows itself in a notebook, also where pyplot has not been imported.
-    kind = type("Figure", (Figure,), {"_repr_png_": _png})
-    figure = kind(figsize=(width, height), layout="constrained")
+    kind = type("Figure", (Base,), {"_repr_png_": _png})
+    figure: Figure = kind(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(1, columns)
 
 
-def _png(figure: Any) -> bytes:
+def _png(figure: Figure) -> bytes:
     from io import BytesIO
 
     buffer = BytesIO()

@@ -190,10 +190,11 @@ def test_the_policy_stops_what_is_put_in_later(show: Open, explained: Explanatio
         content.replace("</main>", "</main><script>document.title = 'broken'</script><img src='http://localhost:9/x'>")
     )
     page = show(explained)
-    other = page.context.new_page()
-    other.goto((tmp_path / "other.html").as_uri())
-    assert other.title() == "What made this score"
-    other.close()
+    other = Watched(page.context.new_page())
+    assert other.open(tmp_path / "other.html").title() == "What made this score"
+    assert other.requests == [(tmp_path / "other.html").as_uri()]
+    assert len(other.complaints) == 2  # the browser's own, of the script and of the image
+    other.page.close()
 
 
 def test_one_text(show: Open, model: SentenceEncoder) -> None:

@@ -106,6 +106,12 @@ class Tokenizer:
         """The word pieces behind token ids, e.g. ``["[CLS]", "token", "##ize", "[SEP]"]``."""
         return [self._tokenizer.id_to_token(i) or "" for i in ids]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each of its tokens comes from: its first character, and one past its last;
+        (0, 0) for ``[CLS]`` and ``[SEP]``. Cut as :meth:`__call__` cuts."""
+        spans: list[tuple[int, int]] = self._tokenizer.encode(text).offsets
+        return spans if len(spans) <= self.max_seq_length else spans[: self.max_seq_length - 1] + spans[-1:]
+
     def to_json(self) -> str:
         """The content of a ``tokenizer.json`` with the same pieces."""
         return self._tokenizer.to_str(pretty=True)

@@ -25,6 +25,11 @@ an action too. Gradients flow:
 to the pairs of texts whose score moved most:
 
 >>> compare("all-MiniLM-L6-v2", "tuned").verdict
+
+**Explain.** :func:`explain` puts all of it together for one text or two, and writes it as a page; ``minilm
+explain`` is the same on the command line. The results show themselves in notebooks, and ``.plot()`` draws them.
+
+>>> explain(model, "a cat", "a kitten").write_html("page.html")
 """
 
 from minilm.internals.activations import ACTIVATIONS, Activation
@@ -38,6 +43,7 @@ from minilm.internals.attribution import (
 )
 from minilm.internals.compare import Comparison, compare
 from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
+from minilm.internals.explanation import Explanation, TextSteps, explain
 from minilm.internals.faithfulness import DeletionCurve, deletion_curve
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
 from minilm.internals.layers import LayerByLayer, layer_by_layer
@@ -50,9 +56,11 @@ __all__ = [
     "Component",
     "ComponentTable",
     "DeletionCurve",
+    "Explanation",
     "LayerByLayer",
     "Pairs",
     "Place",
+    "TextSteps",
     "TextTrace",
     "TokenAttribution",
     "TokenPairs",
@@ -62,6 +70,7 @@ __all__ = [
     "compare",
     "component_table",
     "deletion_curve",
+    "explain",
     "gradient_x_input",
     "integrated_gradients",
     "intervene",

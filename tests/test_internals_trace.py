@@ -368,6 +368,16 @@ def test_gradients_flow_through_actions(tiny: SentenceEncoder) -> None:
     tiny.zero_grad()
 
 
+@pytest.mark.parametrize("name", ["embeddings", HEADS, P, "pooled"])
+def test_a_function_may_change_in_place_what_it_is_shown(tiny: SentenceEncoder, name: str) -> None:
+    with tiny.intervene({name: scale(2.0)}):
+        expected = embed(tiny)
+    with tiny.intervene({name: lambda value, place: value.mul_(2)}):
+        assert torch.equal(embed(tiny), expected)
+    with tiny.intervene({name: at(lambda value, place: value.mul_(2), text=range(5))}):
+        assert torch.equal(embed(tiny), expected)
+
+
 def test_a_function_is_told_where_it_is(tiny: SentenceEncoder) -> None:
     seen = []
     with tiny.intervene({"embeddings": lambda value, place: seen.append(place) or value}):

@@ -86,7 +86,7 @@ def measure_speed(
     seconds: dict[str, list[float]] = {name: [] for name in racing}
     for i, name in turns(racing, rounds):
         seconds[name].append(workers[name].call("seconds", corpus.name, results[name]["batch_size"]))
-        if name == racing[-1]:
+        if all(len(times) > i for times in seconds.values()):
             say(f"  round {i + 1} of {rounds}")
     for name in racing:
         results[name] |= {

@@ -140,6 +140,7 @@ def draw(path: str, corpora: Sequence[Corpus], report: Mapping[str, Any]) -> Non
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     latency = report.get("latency")
     panels = len(corpora) + bool(latency)
@@ -165,8 +166,9 @@ def draw(path: str, corpora: Sequence[Corpus], report: Mapping[str, Any]) -> Non
         axis.set(title="one query", xlabel="tokens", ylabel="milliseconds", xscale="log", yscale="log")
         axis.set_xticks(lengths, [str(length) for length in lengths])
         axis.set_xticks([], minor=True)
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
         axis.legend(fontsize="x-small")
     machine, settings = report["machine"], report["settings"]
     figure.suptitle(f"{machine['cpu']}, {settings['threads']} threads, {settings['date']}", fontsize="medium")

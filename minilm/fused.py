@@ -9,11 +9,11 @@ inference on the CPU, and is what ``SentenceEncoder.encode`` runs there. What it
   multiple of 16, so each text is seen through a window that is: an overlapping view of the line of tokens,
   with the keys behind the text's end masked. Nothing is copied and no product has rows of padding.
 * Batch invariance: a text's vector has the same bits whatever else is in the batch. Attention has it by
-  construction, as each text is a problem of its own, of a shape that depends on its length alone.
-  Everything else works row by row, and all that is needed is a matrix product whose rows do not depend on how
-  many there are, nor on their place. oneDNN's have that but for one case, see :class:`_Prepacked`; elsewhere
-  :class:`_Blocked` makes all products alike. ``minilm verify`` looks whether it holds on a given machine
-  (invariance.py).
+  construction, as each text is a problem of its own, of a shape that depends on its length alone (but for
+  short texts in bfloat16, see :meth:`FusedEncoder._windows`). Everything else works row by row, and all that
+  is needed is a matrix product whose rows do not depend on how many there are, nor on their place. oneDNN's
+  have that but for one case, see :class:`_Prepacked`; elsewhere :class:`_Blocked` makes all products alike.
+  ``minilm verify`` looks whether it holds on a given machine (invariance.py).
 
 Dimensions as in encoder.py.
 """

@@ -201,8 +201,10 @@ class FusedEncoder:
     def is_current(self, encoder: Encoder) -> bool:
         """Whether the encoder's weights are those that this was made from.
 
-        Changes that torch counts are seen: an optimizer's, ``load_state_dict``'s, another tensor or module
-        put in place, hooks. Writing through ``parameter.data`` in place is not counted by torch.
+        Changes are seen that torch counts, such as ``load_state_dict``'s, another tensor or module put in place,
+        hooks, and what changes a tensor as a whole, such as an optimizer. What is written in place through
+        ``parameter.data`` torch does not count: where that is a few numbers of a tensor, put the tensor in
+        place anew (``linear.weight.data = changed``), or write under ``torch.no_grad()``.
         """
         return self._state.is_of(encoder)
 
@@ -271,6 +273,7 @@ def can_fuse(encoder: Encoder) -> bool:
         and {w.device.type for w in weights} == {"cpu"}
         and len({w.dtype for w in weights}) == 1
         and not any(w.is_inference() for w in weights)  # torch does not count changes of these
+        and all(w.is_contiguous() for w in weights)
         and not torch.is_autocast_enabled("cpu")
     )
 
@@ -312,6 +315,10 @@ class _State:
             for name, tensor in m._parameters.items()
             if tensor is not None
         ]
+        # A fused optimizer's step is not counted in _version. It changes nearly all numbers, so some of each
+        # tensor tell.
+        self.views = [t.detach().view(-1)[:: max(1, t.numel() // 8)] for _, _, t, _, _ in self.tensors]
+        self.sample = torch.cat(self.views)
 
     def is_of(self, encoder: Encoder) -> bool:
         modules = (encoder, *self.parts)
@@ -322,6 +329,7 @@ class _State:
                 tensors.get(name) is tensor and tensor.data_ptr() == pointer and tensor._version == version
                 for tensors, name, tensor, pointer, version in self.tensors
             )
+            and torch.equal(torch.cat(self.views), self.sample)
             and not has_hooks(modules)
             and not torch.is_autocast_enabled("cpu")
         )

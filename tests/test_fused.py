@@ -87,6 +87,16 @@ def change_by_optimizer(model: SentenceEncoder) -> None:
     torch.optim.AdamW(model.parameters(), lr=0.1).step()
 
 
+def change_by_fused_optimizer(model: SentenceEncoder) -> None:
+    model(model.tokenize(["a text"])).sentence_embedding[0, 0].backward()
+    torch.optim.AdamW(model.parameters(), lr=0.1, fused=True).step()
+
+
+def change_data_in_place(model: SentenceEncoder) -> None:
+    for parameter in model.encoder.layers[0].parameters():
+        parameter.data.mul_(1.5)
+
+
 def change_by_loading(model: SentenceEncoder) -> None:
     state = {name: tensor * 1.1 for name, tensor in model.state_dict().items()}
     model.load_state_dict(state)
@@ -135,6 +145,8 @@ def another_kind_of_module(model: SentenceEncoder) -> None:
     [
         change_in_place,
         change_by_optimizer,
+        change_by_fused_optimizer,
+        change_data_in_place,
         change_by_loading,
         change_data,
         change_module,

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -25,11 +25,13 @@ from minilm.pooling import L2Normalize
 from minilm.similarity import SIMILARITY, truncate_embeddings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder
 
 Baseline: TypeAlias = Literal["pad", "mask", "zero"]
 MASK = "[MASK]"
-TOKENS_AT_A_TIME = 4096  # of the copies of a text that one forward pass takes: bounds the memory
+TOKENS_AT_A_TIME = 2048  # in one forward pass: bounds the memory, and fits the processor's cache
 
 
 # ---- exact: pairs of contextual tokens ------------------------------------------------------------
@@ -75,6 +77,17 @@ class TokenPairs:
             i, j = divmod(number, self.matrix.shape[1])
             lines.append(f"  {self.matrix[i, j]:+.4f}  {self.tokens[0][i]} × {self.tokens[1][j]}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.token_pairs(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.token_pairs(self)
 
 
 @torch.no_grad()
@@ -155,6 +168,17 @@ class TokenAttribution:
         lines += [f"  {value:+.4f}  {token}" for token, value in zip(self.tokens, self.values.tolist(), strict=True)]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.token_attribution(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.token_attribution(self)
+
 
 def integrated_gradients(
     model: SentenceEncoder,
@@ -162,7 +186,7 @@ def integrated_gradients(
     other: str,
     *,
     baseline: Baseline = "pad",
-    steps: int = 32,
+    steps: int = 64,
     similarity: str | None = None,
 ) -> TokenAttribution:
     """What each word piece of ``text`` adds to its score with ``other``, which is held fixed.
@@ -322,16 +346,10 @@ def without(model: SentenceEncoder, ids: Sequence[int], positions: Iterable[int]
 def score_variants(model: SentenceEncoder, variants: TokenIds, other: Sequence[int], similarity: str | None) -> Tensor:
     """The score of each list of token ids with ``other``: float64 ``[n]`` on the CPU."""
     model.eval()
-    order = sorted(range(len(variants)), key=lambda i: len(variants[i]))  # equal lengths attend together
     fixed = model(_packed(model, [other])).sentence_embedding
     scores = torch.empty(len(variants), dtype=torch.float64)
-    chunk: list[int] = []
-    for number, index in enumerate(order):
-        chunk.append(index)
-        if number + 1 == len(order) or (len(chunk) + 1) * len(variants[order[number + 1]]) > TOKENS_AT_A_TIME:
-            vectors = model(_packed(model, [variants[i] for i in chunk])).sentence_embedding
-            scores[chunk] = score_pairs(model, vectors, fixed, similarity).double().cpu()
-            chunk = []
+    for rows, batch in packed_batches(model, variants):
+        scores[rows] = score_pairs(model, model(batch).sentence_embedding, fixed, similarity).double().cpu()
     return scores
 
 
@@ -359,6 +377,20 @@ def mask_id(model: SentenceEncoder) -> int:
     if model.tokenizer.pieces(ids)[1:-1] != [MASK]:
         raise InputError(f"the tokenizer has no {MASK}; choose another baseline, or by='delete'")
     return ids[1]
+
+
+def packed_batches(model: SentenceEncoder, ids: TokenIds) -> Iterator[tuple[list[int], PackedBatch]]:
+    """Lists of token ids → batches of bounded size, equal lengths side by side, and which they hold."""
+    rows: list[int] = []
+    tokens = 0
+    for index in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
+        if rows and tokens + len(ids[index]) > TOKENS_AT_A_TIME:
+            yield rows, _packed(model, [ids[i] for i in rows])
+            rows, tokens = [], 0
+        rows.append(index)
+        tokens += len(ids[index])
+    if rows:
+        yield rows, _packed(model, [ids[i] for i in rows])
 
 
 def _packed(model: SentenceEncoder, ids: TokenIds) -> PackedBatch:

@@ -34,6 +34,7 @@ from minilm.folder import Pipeline, read_folder
 from minilm.hub import find_model
 from minilm.internals.attribution import token_pairs
 from minilm.internals.cka import LinearCKA
+from minilm.plan import packed_batches
 from minilm.progress import progress
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY, semantic_search
@@ -46,6 +47,7 @@ TOKEN_PAIRS = 5  # that are named for a pair of texts
 SHOWN_PIECES = 20  # of a vocabulary that the other has not
 
 _NUMBERS_AT_A_TIME = 1 << 22
+_TOKENS_AT_A_TIME = 2048  # of which all layers' activations are kept
 _TEXTS_AT_A_TIME = 256  # queries of a search among the texts
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -736,7 +738,7 @@ def _compare_layers(
     size = configs[0].hidden_size
     sums = [_LayerSums(size, models[0].device) for _ in names]
     with progress(len(texts), "Comparing layers", show_progress_bar, unit=" texts") as bar:
-        for rows in models[0]._plan([""] * len(texts), ids[0], "packed", 32):
+        for rows in packed_batches([len(row) for row in ids[0]], _TOKENS_AT_A_TIME):
             states = []
             for model, own in zip(models, ids, strict=True):
                 batch = model._batch([own[row] for row in rows], "packed").to(model.device)

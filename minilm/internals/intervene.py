@@ -7,10 +7,11 @@ actions; any function ``(value, place) -> value`` is one too, and :func:`at` res
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, SupportsIndex, TypeAlias
 
 import torch
 from torch import Tensor
@@ -94,7 +95,9 @@ class _Editor:
         for text, ids in enumerate(batch.texts(batch.input_ids)):
             place = Place(site.name, site.axes, text, len(before), ids)
             for action in self.changes[site.name]:
-                after[text] = _checked(action(after[text], place), after[text], place)
+                # A function may change what it is shown; the model's own tensors stay as they are.
+                shown = after[text] if isinstance(action, _Edit) else after[text].clone()
+                after[text] = _checked(action(shown, place), after[text], place)
         if all(new is old for new, old in zip(after, before, strict=True)):
             return value
         return from_texts(site, after, value, batch)
@@ -150,12 +153,12 @@ class Where:
                 )
             if place.text not in _numbers("text", self.text, place.texts, "the batch"):
                 return None
-        index = []
+        grid = []
         for number, (axis, size) in enumerate(zip(place.axes, value.shape, strict=True)):
             chosen = _numbers(axis, getattr(self, axis), size, place.name)
-            grid = [-1 if other == number else 1 for other in range(value.dim())]
-            index.append(torch.tensor(chosen, dtype=torch.int64, device=value.device).view(grid))
-        return tuple(index)
+            shape = [-1 if other == number else 1 for other in range(value.dim())]
+            grid.append(torch.tensor(chosen, dtype=torch.int64, device=value.device).view(shape))
+        return tuple(grid)
 
 
 def _numbers(axis: str, chosen: Indices, size: int, of: str) -> list[int]:
@@ -166,13 +169,13 @@ def _numbers(axis: str, chosen: Indices, size: int, of: str) -> list[int]:
         return list(range(size))[chosen]
     if isinstance(chosen, Tensor):
         chosen = chosen.tolist()
-    numbers = [chosen] if isinstance(chosen, int) else list(chosen)
+    numbers: list[object] = list(chosen) if isinstance(chosen, Iterable) else [chosen]
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int):
+        if isinstance(number, bool) or not isinstance(number, SupportsIndex):
             raise InputError(f"{axis} is {chosen!r:.60}, expected a number, a slice or several numbers")
-        if not -size <= number < size:
-            raise InputError(f"{axis} {number} is not in {of}, which has {axis}s 0 to {size - 1}")
-    return [number % size for number in numbers]
+        if not -size <= operator.index(number) < size:
+            raise InputError(f"{axis} {operator.index(number)} is not in {of}, which has {axis}s 0 to {size - 1}")
+    return [operator.index(number) % size for number in numbers]  # type: ignore[arg-type]  # checked above
 
 
 # What is to stand in the chosen part: (whole value, place, index of the part) → broadcast to the part.
@@ -215,7 +218,7 @@ def at(
     back is taken. The arguments are :class:`Where`'s."""
 
     def change(value: Tensor, place: Place, index: tuple[Tensor, ...]) -> Tensor:
-        return _checked(action(value, place), value, place)[index]
+        return _checked(action(value.clone(), place), value, place)[index]
 
     return _Edit(change, Where(text, position, key, head, dimension))
 

@@ -21,7 +21,7 @@ from minilm.errors import CheckpointError, InputError, ModelNotFoundError, TextT
 from minilm.evaluation.measures import spearman
 from minilm.internals import Comparison, compare
 from minilm.internals.cka import LinearCKA
-from minilm.internals.compare import nearest
+from minilm.internals.compare import nearest, percent
 from minilm.internals.html import visible
 from minilm.tolerances import PACKED_FLOAT32
 from minilm.training import MultipleNegativesRankingLoss, PairDataset, TrainingRecipe, train
@@ -194,12 +194,13 @@ def cka(x: Tensor, y: Tensor, batch: int = 7) -> float | None:
 def test_cka_in_batches_is_the_formula() -> None:
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(50, 6, generator=generator, dtype=torch.float64) + 5
-    y = x[:, :4] @ torch.randn(4, 9, generator=generator, dtype=torch.float64) + 100
+    y = x[:, :4] @ torch.randn(4, 9, generator=generator, dtype=torch.float64)
     y = y + 0.5 * torch.randn(50, 9, generator=generator, dtype=torch.float64)
     expected = by_kernels(x, y)
     assert 0.2 < expected < 0.98
     for batch in (1, 7, 50):
         assert cka(x, y, batch) == pytest.approx(expected, abs=1e-9)
+        assert cka(x, y + 1e4, batch) == pytest.approx(expected, abs=1e-9)  # digits are not lost far from 0
 
 
 def test_cka_sees_neither_rotation_nor_scale_nor_shift_and_knows_the_unrelated() -> None:
@@ -229,12 +230,15 @@ def test_neighbours_by_hand() -> None:
     vectors = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert nearest(vectors, 2) == [[1, 2], [0, 2], [1, 0], [4, 2], [3, 2], [3, 4]]
     assert nearest(vectors, 5)[0] == [1, 2, 3, 4, 5]
-    assert nearest(torch.ones(4, 2), 2) == [[1, 2], [0, 2], [0, 1], [0, 1]]  # all the same: itself left out
+    for number, others in enumerate(nearest(torch.ones(9, 2), 2)):  # all the same, and still not itself
+        assert len({*others}) == 2
+        assert number not in others
 
 
 def test_vectors_are_those_of_encode(found: Comparison, tiny_bert: Path, tuned: Path) -> None:
     texts = [text.text for text in found.vectors.texts]
-    a, b = (SentenceEncoder.from_pretrained(folder, device="cpu").encode(texts) for folder in (tiny_bert, tuned))
+    a, b = (SentenceEncoder.from_pretrained(folder, device="cpu") for folder in (tiny_bert, tuned))
+    a, b = (model.encode(texts, truncation="silent") for model in (a, b))
     distances = 1 - (a * b).sum(axis=1)
     assert [text.distance for text in found.vectors.texts] == pytest.approx(distances.tolist(), abs=PACKED_FLOAT32)
     assert found.vectors.distance["most"] == max(text.distance for text in found.vectors.texts) > 1e-4
@@ -249,7 +253,9 @@ def test_vectors_are_those_of_encode(found: Comparison, tiny_bert: Path, tuned: 
 def test_scores_and_the_tokens_that_changed_them(found: Comparison, tiny_bert: Path, tuned: Path) -> None:
     models = [SentenceEncoder.from_pretrained(folder, device="cpu") for folder in (tiny_bert, tuned)]
     for pair in found.scores.pairs:
-        a, b = (model.similarity(*model.encode([pair.first, pair.second])).item() for model in models)
+        a, b = (
+            model.similarity(*model.encode([pair.first, pair.second], truncation="silent")).item() for model in models
+        )
         assert (pair.a, pair.b) == pytest.approx((a, b), abs=PACKED_FLOAT32)
         assert pair.change == pair.b - pair.a
     most = found.scores.changed_most(3)
@@ -283,6 +289,22 @@ def test_without_pairs_each_text_stands_with_its_nearest(folder: Path, changed) 
         for other in (*text.before[:3], *text.after[:3])
     }
     assert pairs == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0, "0 %"),
+        (1e-9, "<0.01 %"),
+        (0.00123, "0.123 %"),
+        (0.5, "50 %"),
+        (0.9994, "99.9 %"),
+        (1 - 1e-9, "99.99 %"),
+        (1, "100 %"),
+    ],
+)
+def test_only_all_is_a_hundred_per_cent(share: float, shown: str) -> None:
+    assert percent(share) == shown
 
 
 def test_default_texts() -> None:

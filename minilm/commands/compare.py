@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         options["texts"] = list(read_texts(args.texts, args.field, args.column))
         if not options["texts"]:
             raise InputError(f"{args.texts} has no texts")
-        options["texts_source"] = os.path.basename(args.texts)
+        options["texts_source"] = "standard input" if args.texts == "-" else os.path.basename(args.texts)
     if args.pairs is not None:
         table = read_table(args.pairs, ("sentence1", "sentence2"), optional=("score",))
         options["pairs"] = list(zip(table.texts("sentence1"), table.texts("sentence2"), strict=True))

@@ -527,7 +527,7 @@ def compare(
 def _check_pairs(pairs: Sequence[tuple[str, str]], gold: Sequence[float] | None) -> list[tuple[str, str]]:
     checked = []
     for number, pair in enumerate(pairs):
-        if isinstance(pair, str) or len(pair) != 2:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
             raise InputError(f"pairs[{number}] is {pair!r:.60}, expected two texts")
         first, second = check_texts(pair)
         checked.append((first, second))
@@ -564,10 +564,12 @@ def quantiles(values: Sequence[float] | Tensor) -> dict[str, float]:
 
 
 def percent(share: float) -> str:
-    """A share in per cent; 0 and 100 mean none and all."""
+    """A share in per cent. Only none at all is 0 %, and only all is 100 %."""
     if share in (0, 1):
-        return f"{share:.0%}"
-    return f"{100 * min(max(share, 0.0001), 0.9999):.3g} %".replace("100 %", "99.9 %")
+        return f"{100 * share:.0f} %"
+    if share < 0.0001:
+        return "<0.01 %"
+    return f"{100 * share:.3g} %" if share < 0.9995 else f"{min(100 * share, 99.99):.2f} %"
 
 
 # ---- tensors ---------------------------------------------------------------------------------------
@@ -823,8 +825,7 @@ def _compare_vectors(
 
 
 def nearest(vectors: Tensor, k: int, similarity: str = "cosine", bar: Any = None) -> list[list[int]]:
-    """For each of ``[n, D]`` the numbers of its ``k`` nearest others, nearest first; of equally near
-    ones the lower number first."""
+    """For each of ``[n, D]`` the numbers of its ``k`` nearest others, nearest first."""
     found = []
     for start in range(0, len(vectors), _TEXTS_AT_A_TIME):
         chunk = vectors[start : start + _TEXTS_AT_A_TIME]

@@ -34,8 +34,8 @@ def to_text(found: Comparison, top: int) -> str:
             lines += [f"  {text.distance:.2e}  {_quoted(text.text)}" for text in vectors.moved_most(top)]
         lines.append(f"{percent(vectors.overlap)} of the {vectors.neighbours} nearest neighbours are the same")
         for text in vectors.other_neighbours(top):
-            lines.append(f"  {text.overlap:4.0%}  {_quoted(text.text)}")
-            lines += [f"        {sign} {_quoted(other)}" for sign, other in _lost_and_gained(found, text, 2)]
+            lines.append(f"  {percent(text.overlap):>6}  {_quoted(text.text)}")
+            lines += [f"          {sign} {_quoted(other)}" for sign, other in _lost_and_gained(found, text, 2)]
     if found.scores is not None:
         scores = found.scores
         lines += ["", f"Scores of {len(scores.pairs):,} pairs ({visible(scores.source)})", *_correlations(found)]
@@ -276,7 +276,7 @@ def _vectors_section(found: Comparison, top: int) -> Html:
     for text in vectors.other_neighbours(top):
         moves = _lost_and_gained(found, text, 3)
         shown = {sign: "<br>".join(escape(t, ON_PAGE) for s, t in moves if s == sign) for sign in "-+"}
-        rows.append([escape(text.text, ON_PAGE), f"{text.overlap:.0%}", shown["-"], shown["+"]])
+        rows.append([escape(text.text, ON_PAGE), percent(text.overlap), shown["-"], shown["+"]])
     if rows:
         head = ["text", "the same", "nearest lost", "nearest gained"]
         parts.append(table(head, rows, numbers=0, caption="Texts whose neighbourhood changed most"))

@@ -42,7 +42,7 @@ def tiny(tiny_folder) -> SentenceEncoder:
 
 
 def test_the_walk_prints_the_apis_figures(explained: Explanation, model: SentenceEncoder) -> None:
-    text = "\n".join(walk(explained))
+    text = "\n".join(walk(explained, width=200))
     pairs = token_pairs(model, A, B)
     lines = [line.split() for line in text.splitlines()]
     for piece, row in zip(pairs.tokens[0], pairs.matrix.tolist(), strict=True):
@@ -57,7 +57,9 @@ def test_the_walk_prints_the_apis_figures(explained: Explanation, model: Sentenc
         assert f"of length 1.0000: {' '.join(f'{x:7.4f}' for x in vector[:5])} …" in text
     layers = layer_by_layer(model, [A, B])
     for layer in range(6):
-        (line,) = [line for line in lines if line[:2] == ["layer", str(layer)] and line[3] == f"{layers.drift[layer, 0]:.4f}"]
+        (line,) = [
+            line for line in lines if line[:2] == ["layer", str(layer)] and line[3] == f"{layers.drift[layer, 0]:.4f}"
+        ]
         assert line[4] == f"{layers.norms[layer + 1, 0]:.3f}"
     table = component_table(model, [(A, B)])
     most = max((c for c in range(84) if table.components[c].part != "attention"), key=lambda c: abs(table.loss[c, 0]))
@@ -99,7 +101,7 @@ def test_the_map_is_left_out_where_it_does_not_fit(explained: Explanation) -> No
 
 
 def test_no_such_token(explained: Explanation) -> None:
-    with pytest.raises(InputError, match="there is no token 99: .* has 0 to "):
+    with pytest.raises(InputError, match="there is no token 99"):
         list(walk(explained, token=99))
 
 
@@ -170,7 +172,7 @@ def test_long_texts_are_named_once(tiny: SentenceEncoder, one_thread: None) -> N
 
 def test_the_command(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["explain", A, B]) == 0
+    assert main(["explain", A, B, "--steps", "2"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and "cosine 0." in out
     assert main(["explain", A, "--html", "page.html", "--json", "figures.json"]) == 0
@@ -186,8 +188,32 @@ def test_the_command(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None
         assert said in capsys.readouterr().err
 
 
+def test_colour_on_a_terminal_only(tiny_folder, monkeypatch, capsys) -> None:
+    command = ["explain", "the cat", "the dog", "--model", str(tiny_folder()), "--steps", "2"]
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for terminal, setting, coloured in (
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+            for name, value in setting.items():
+                patch.setenv(name, value)
+            assert main(command) == 0
+        assert ("\x1b[" in capsys.readouterr().out) == coloured
+
+
 def test_notebooks_show_tables(explained: Explanation, model: SentenceEncoder) -> None:
-    for part in (explained.pairs, explained.input[0], explained.components, explained.layers, model.trace([A], "pooled")):
+    for part in (
+        explained.pairs,
+        explained.input[0],
+        explained.components,
+        explained.layers,
+        model.trace([A], "pooled"),
+    ):
         content = part._repr_html_()
         Balanced(content)
         assert "<script" not in content

@@ -46,7 +46,9 @@ def show(chromium: Browser, tmp_path: Path) -> Iterator[Open]:
     def show(explanation: Explanation, width: int = 1200, color_scheme: str = "light") -> Page:
         file = tmp_path / f"page {len(watched)}.html"
         explanation.write_html(file)
-        watched.append((Watched(chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=color_scheme)), file))
+        watched.append(
+            (Watched(chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=color_scheme)), file)
+        )
         return watched[-1][0].open(file)
 
     yield show
@@ -163,7 +165,7 @@ def test_light_and_dark(show: Open, explained: Explanation) -> None:
 
 
 def test_a_phone_scrolls_no_page_sideways(show: Open, model: SentenceEncoder) -> None:
-    page = show(explain(model, "word " * 40 + "x" * 300, HOSTILE), width=390)
+    page = show(explain(model, "word " * 40 + "x" * 300, HOSTILE, steps=2), width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.locator("#pair-map .map")
     box.focus()
@@ -175,7 +177,7 @@ def test_a_phone_scrolls_no_page_sideways(show: Open, model: SentenceEncoder) ->
 
 
 def test_hostile_texts_stay_texts(show: Open, model: SentenceEncoder) -> None:
-    page = show(explain(model, HOSTILE, HOSTILE[::-1], name=HOSTILE))
+    page = show(explain(model, HOSTILE, HOSTILE[::-1], steps=2, name=HOSTILE))
     assert page.locator(".text").first.inner_text() == visible(HOSTILE)
     assert page.locator("img, iframe, object, form, a").count() == 0
     assert page.locator("script").count() == 2
@@ -183,14 +185,13 @@ def test_hostile_texts_stay_texts(show: Open, model: SentenceEncoder) -> None:
     assert not re.search("[\u202a-\u202e\u2066-\u2069\u2028\u2029\x00\x07\x1b]", page.content())
 
 
-def test_the_policy_stops_what_is_put_in_later(show: Open, explained: Explanation, tmp_path: Path) -> None:
+def test_the_policy_stops_what_is_put_in_later(chromium: Browser, explained: Explanation, tmp_path: Path) -> None:
     explained.write_html(tmp_path / "other.html")
     content = (tmp_path / "other.html").read_text(encoding="utf-8")
     (tmp_path / "other.html").write_text(
         content.replace("</main>", "</main><script>document.title = 'broken'</script><img src='http://localhost:9/x'>")
     )
-    page = show(explained)
-    other = Watched(page.context.new_page())
+    other = Watched(chromium.new_page())
     assert other.open(tmp_path / "other.html").title() == "What made this score"
     assert other.requests == [(tmp_path / "other.html").as_uri()]
     assert len(other.complaints) == 2  # the browser's own, of the script and of the image
@@ -198,10 +199,10 @@ def test_the_policy_stops_what_is_put_in_later(show: Open, explained: Explanatio
 
 
 def test_one_text(show: Open, model: SentenceEncoder) -> None:
-    page = show(explain(model, "漢字 and 🙂"))
+    page = show(explain(model, "漢 and 🙂"))
     assert page.title() == "From characters to vector"
     assert page.locator("#pair-map, #component-map").count() == 0
-    assert page.locator("#text-0 button").all_inner_texts() == ["[CLS]", "漢", "字", "and", "[UNK]", "[SEP]"]
+    assert page.locator("#text-0 button").all_inner_texts() == ["[CLS]", "漢", "and", "[UNK]", "[SEP]"]
 
 
 def test_256_by_256_tokens_stay_usable(show: Open, model: SentenceEncoder, tmp_path: Path) -> None:
@@ -218,8 +219,8 @@ def test_256_by_256_tokens_stay_usable(show: Open, model: SentenceEncoder, tmp_p
         page.keyboard.press(key)
     assert f"{found.pairs.matrix[1, 2]:+.4f}" in readout(page, "pair-map")
     for number in (0, 1):  # one byte each: near, and the nearer the smaller
-        shown = torch.tensor(page.evaluate(f"Array.from(texts[{number}].attention)"))
-        assert (shown - found.texts[number].attention.flatten()).abs().max() < 0.004
+        shown = torch.tensor(page.evaluate(f"Array.from(texts[{number}].attention.slice(-65536))"))
+        assert (shown - found.texts[number].attention[5, 11].flatten()).abs().max() < 0.004
 
 
 def test_figures_in_the_page_are_json(explained: Explanation, tmp_path: Path) -> None:

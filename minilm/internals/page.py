@@ -208,10 +208,11 @@ def _components(explanation: Explanation) -> str:
         rows.append([*row, (f"{without:.4f}", without), (f"{loss:+.4f}", loss)])
     head = ["component", "layer", "part", "head", "score without", "it loses"]
     return f"""<section><h2>What the score rests on</h2>
-<p>Each head, each layer's attention and each feed-forward is set to zero in turn, in both texts. The losses do not add up:
-others step in, and normalisation rescales what is left.</p>
+<p>Each head, each layer's attention and each feed-forward is set to zero in turn, in both texts. The losses do not
+add up: others step in, and normalisation rescales what is left.</p>
 <div id=component-map></div>
-<p class="soft legend"><span><i class=adds></i> the score loses without it</span> <span><i class=takes></i> the score gains</span></p>
+<p class="soft legend"><span><i class=adds></i> the score loses without it</span>
+<span><i class=takes></i> the score gains</span></p>
 <h3>All {len(rows)}; click a heading to sort</h3>
 <div class=scroll tabindex=0 role=region aria-label="Components">{_table(head, rows, "component-table")}</div>
 </section>"""

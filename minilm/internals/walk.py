@@ -114,7 +114,7 @@ def _vector(explanation: Explanation, steps: TextSteps) -> Iterator[str]:
 def _pairs(explanation: Explanation, width: int, shade: Shade) -> Iterator[str]:
     pairs = explanation.pairs
     if pairs is None:
-        yield f"A {explanation.similarity} similarity is no sum over token pairs; what the word pieces add is below."
+        yield f"A {explanation.similarity} similarity is no sum over pairs of tokens; what each piece adds is below."
         yield ""
         return
     matrix = pairs.matrix

@@ -193,8 +193,9 @@ def test_the_policy_stops_what_is_put_in_later(chromium: Browser, explained: Exp
     )
     other = Watched(chromium.new_page())
     assert other.open(tmp_path / "other.html").title() == "What made this score"
-    assert other.requests == [(tmp_path / "other.html").as_uri()]
-    assert len(other.complaints) == 2  # the browser's own, of the script and of the image
+    # The browser's own complaints, of the script and of the image; some versions name the request they stopped.
+    assert len(other.complaints) == 2
+    assert all("Content Security Policy" in str(complaint) for complaint in other.complaints)
     other.page.close()
 
 

@@ -211,11 +211,12 @@ def test_changing_nothing_changes_no_bit(model: SentenceEncoder, layout: str) ->
     plain = embed(model, SHORT, layout)
     trace = model.trace(SHORT, layout=layout)
     for name in trace:
-        axis = "dimension" if "attention.scores" not in name and "probabilities" not in name else "key"
-        actions = [patch(trace), ablate(**{axis: []}), scale(1.0), lambda value, place: value.clone()]
-        for action in actions:
-            with model.intervene({name: action}):
-                assert torch.equal(embed(model, SHORT, layout), plain), name
+        with model.intervene({name: patch(trace)}):
+            assert torch.equal(embed(model, SHORT, layout), plain), name
+    nothing = {activation.name.replace("{i}", "*"): ablate(**{activation.axes[-1]: []}) for activation in ACTIVATIONS}
+    for changes in (nothing, {"*": scale(1.0)}, {"*": lambda value, place: value}):
+        with model.intervene(changes):
+            assert torch.equal(embed(model, SHORT, layout), plain)
     with model.intervene({"*": patch(trace)}):
         assert torch.equal(embed(model, SHORT, layout), plain)
     assert torch.equal(embed(model, SHORT, layout), plain)
@@ -366,6 +367,16 @@ def test_gradients_flow_through_actions(tiny: SentenceEncoder) -> None:
         tiny(tiny.tokenize(SHORT)).sentence_embedding[:, 0].sum().backward()
     assert vector.grad.abs().sum() > 0
     tiny.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["embeddings", HEADS, P, "pooled"])
+def test_a_function_may_change_in_place_what_it_is_shown(tiny: SentenceEncoder, name: str) -> None:
+    with tiny.intervene({name: scale(2.0)}):
+        expected = embed(tiny)
+    with tiny.intervene({name: lambda value, place: value.mul_(2)}):
+        assert torch.equal(embed(tiny), expected)
+    with tiny.intervene({name: at(lambda value, place: value.mul_(2), text=range(5))}):
+        assert torch.equal(embed(tiny), expected)
 
 
 def test_a_function_is_told_where_it_is(tiny: SentenceEncoder) -> None:

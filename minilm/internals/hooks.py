@@ -59,6 +59,7 @@ class _Taps:
     def __init__(self, model: SentenceEncoder):
         self.model = model
         self.heads = (model.encoder.config.num_attention_heads, model.encoder.config.head_size)  # H, d
+        self.known = sites(model.encoder.config)
         self.watchers: list[Watcher] = []
         self.handles: list[RemovableHandle] = []
         self.batch: Batch | None = None
@@ -75,15 +76,14 @@ class _Taps:
         wanted = {name for watcher in self.watchers for name in watcher.names}
         if not wanted:
             return
-        known = sites(self.model.encoder.config)
-        self.attending = {known[name].layer for name in wanted if known[name].side == "inside"}
+        self.attending = {self.known[name].layer for name in wanted if self.known[name].side == "inside"}
         for layer in self.attending:
             wanted |= {f"layers.{layer}.attention.{name}" for name in ("query", "key", "value", "head_output")}
         # These are given the batch; everything else only sees tensors.
         attentions = (f"encoder.layers.{i}.attention" for i in range(len(self.model.encoder.layers)))
         for path in ("encoder.embeddings", *attentions, "pooling"):
             self.handles.append(self.model.get_submodule(path).register_forward_pre_hook(self._keep_batch))
-        for name, site in known.items():
+        for name, site in self.known.items():
             if name in wanted and site.side == "output":
                 self.handles.append(self._module(site).register_forward_hook(self._after(site)))
             elif name in wanted and site.side == "input":
@@ -128,7 +128,6 @@ class _Taps:
         """Scores and probabilities p, by hand as in encoder.attend_by_hand, beside the kernel. Where
         they were changed to p′, the kernel's context becomes context + (p′ - p) v: exact to rounding,
         and the same bits where p′ is p."""
-        known = sites(self.model.encoder.config)
         query, key, value = (self.projections.pop(kind) for kind in ("query", "key", "value"))
         scores, values = [], []
         for (q, k, v), mask in batch.blocks(query, key, value):
@@ -136,9 +135,9 @@ class _Taps:
             scores.append(s if mask is None else s.masked_fill(~mask[:, None, None, :], -torch.inf))
             values.append(v.transpose(1, 2))  # [rows, H, T, d]
         p = [s.softmax(dim=-1) for s in scores]
-        new_scores = self._ask(known[f"layers.{layer}.attention.scores"], scores, batch)
+        new_scores = self._ask(self.known[f"layers.{layer}.attention.scores"], scores, batch)
         new_p = p if new_scores is scores else [s.softmax(dim=-1) for s in new_scores]
-        new_p = self._ask(known[f"layers.{layer}.attention.probabilities"], new_p, batch)
+        new_p = self._ask(self.known[f"layers.{layer}.attention.probabilities"], new_p, batch)
         if new_p is p:
             return context
         changes = [((b - a) @ v).transpose(1, 2) for a, b, v in zip(p, new_p, values, strict=True)]

@@ -95,7 +95,9 @@ class _Editor:
         for text, ids in enumerate(batch.texts(batch.input_ids)):
             place = Place(site.name, site.axes, text, len(before), ids)
             for action in self.changes[site.name]:
-                after[text] = _checked(action(after[text], place), after[text], place)
+                # A function may change what it is shown; the model's own tensors stay as they are.
+                shown = after[text] if isinstance(action, _Edit) else after[text].clone()
+                after[text] = _checked(action(shown, place), after[text], place)
         if all(new is old for new, old in zip(after, before, strict=True)):
             return value
         return from_texts(site, after, value, batch)
@@ -216,7 +218,7 @@ def at(
     back is taken. The arguments are :class:`Where`'s."""
 
     def change(value: Tensor, place: Place, index: tuple[Tensor, ...]) -> Tensor:
-        return _checked(action(value, place), value, place)[index]
+        return _checked(action(value.clone(), place), value, place)[index]
 
     return _Edit(change, Where(text, position, key, head, dimension))
 

@@ -8,6 +8,7 @@
 
 from minilm.config import EncoderConfig
 from minilm.encoder import Encoder
+from minilm.engines import EncodeBatch
 from minilm.errors import (
     CheckpointError,
     InputError,
@@ -16,6 +17,7 @@ from minilm.errors import (
     ModelNotFoundError,
     NonFiniteError,
     PushError,
+    SlowPrecisionWarning,
     TextTypeError,
     TruncationError,
     TruncationWarning,
@@ -40,6 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "EncodeBatch",
     "Encoder",
     "EncoderConfig",
     "InputError",
@@ -51,6 +54,7 @@ __all__ = [
     "PaddedBatch",
     "PushError",
     "SentenceEncoder",
+    "SlowPrecisionWarning",
     "TextTypeError",
     "Tokenizer",
     "TruncationError",

@@ -118,6 +118,21 @@ def save_encoder(path: str | os.PathLike[str], encoder: Encoder, ignored: Mappin
         safetensors.torch.save_file(tensors | others, temporary, metadata={"format": "pt"})
 
 
+def weights_sha256(encoder: Encoder) -> str:
+    """Of an encoder's weights: equal hashes mean equal bits, whatever file they are in.
+
+    Over the tensors in the order of their names in the checkpoint: name, type and shape as a line
+    of JSON, then the raw little-endian bytes.
+    """
+    names = their_names(encoder.config)
+    digest = hashlib.sha256()
+    for name, parameter in sorted((names[ours], p) for ours, p in encoder.named_parameters()):
+        tensor = parameter.detach().cpu().contiguous()
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """All tensors of a safetensors file.
 

@@ -18,6 +18,8 @@ COMMANDS = {
     "train": ("minilm.training.command", "fine-tune a model on pairs of texts"),
     "reproduce": ("minilm.training.reproduce", "train again from a receipt, and say whether the bits are the same"),
     "evaluate": ("minilm.evaluation.command", "measure a model, or two side by side, on data of yours"),
+    "compare": ("minilm.commands.compare", "what changed between two checkpoints, e.g. a model and its fine-tune"),
+    "explain": ("minilm.commands.explain", "follow a text from characters to vector, and a score to its tokens"),
     "inspect": ("minilm.commands.inspect", "list the tensors of a checkpoint"),
     "verify": ("minilm.commands.verify", "check the weights, and the parity with sentence-transformers"),
     "push": ("minilm.push", "upload a model folder to the hub"),

@@ -66,15 +66,22 @@ class TruncationWarning(UserWarning):
         self.tokens_lost = dict(tokens_lost)
 
 
+class SlowPrecisionWarning(UserWarning):
+    """The processor has no instructions for the weights' type and emulates it."""
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
 
 
-def describe_cut(tokens_lost: Mapping[int, int], total: int, limit: int, first: int = 0) -> str:
+def describe_cut(
+    tokens_lost: Mapping[int, int], total: int, limit: int, first: int = 0, count: int | None = None
+) -> str:
     """Which texts are over the limit and by how much, the first five by number; ``first`` is the
-    number of the first text."""
+    number of the first text, ``count`` how many there are when ``tokens_lost`` does not have all."""
+    count = count or len(tokens_lost)
     shown = ", ".join(f"text {first + index} by {lost:,}" for index, lost in list(tokens_lost.items())[:5])
-    more = f" and {len(tokens_lost) - 5:,} more" if len(tokens_lost) > 5 else ""
-    return f"{len(tokens_lost):,} of {total:,} texts are over the limit of {limit} tokens ({shown}{more})"
+    more = f" and {count - 5:,} more" if count > 5 else ""
+    return f"{count:,} of {total:,} texts are over the limit of {limit} tokens ({shown}{more})"

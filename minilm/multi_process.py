@@ -15,6 +15,7 @@ import pickle
 import queue
 import threading
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,7 @@ _ALIVE_CHECK_SECONDS = 1.0
 class Pool:
     """Processes that encode, one for each device. A context manager; or call :meth:`stop`.
 
-    Threads may share it: one call of ``encode`` has it at a time. The processes end with the one
-    that started them, also when that is killed.
+    Threads may share it. The processes end with the one that started them, also when that is killed.
 
     Args:
         model: what they encode with, as it is now.
@@ -56,8 +56,10 @@ class Pool:
         context = multiprocessing.get_context("spawn")  # a forked copy of a threaded process can hang
         self.input: Any = context.Queue()
         self.output: Any = context.Queue()
-        self.lock = threading.Lock()
         self.calls = itertools.count()
+        self.arrived: dict[int, deque[Any]] = {}  # call → its results that have come
+        self.change = threading.Condition()
+        self.reading = False  # whether a call is waiting at the output, for all of them
         self.processes = [
             context.Process(target=_work, args=(shared, device, threads, self.input, self.output), daemon=True)
             for device in devices
@@ -112,8 +114,7 @@ def encode_in_pool(
         with Pool(model, devices) as temporary:
             return encode_in_pool(model, texts, temporary, None, chunk_size, show_progress_bar, options)
 
-    with pool.lock:
-        ordered = _encode(model, texts, pool, chunk_size, show_progress_bar, options)
+    ordered = _encode(model, texts, pool, chunk_size, show_progress_bar, options)
     if options["output_value"] == "sentence_embedding":
         return torch.cat(ordered)
     return [row for chunk in ordered for row in chunk]
@@ -128,19 +129,25 @@ def _encode(
     options: dict[str, Any],
 ) -> list[Any]:
     """The rows of each chunk, in the order of the texts."""
-    call = next(pool.calls)  # what an interrupted call left behind must not pass for this one's
     even = math.ceil(len(texts) / len(pool.processes) / 10)
     size = chunk_size or max(1, min(even, MOST_TEXTS_IN_A_CHUNK))
     starts = range(0, len(texts), size)
-    for start in starts:
-        pool.input.put((call, start, texts[start : start + size], options))
+    # A function that is told what was cut need not be one that can be sent to a process.
+    sent = {**options, "truncation": "warn"} if callable(options["truncation"]) else options
     chunks: dict[int, Any] = {}
     tokens_lost: dict[int, int] = {}
-    with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
-        while len(chunks) < len(starts):
-            start, chunks[start], lost = _next_result(pool, call)
-            tokens_lost |= {start + index: count for index, count in lost.items()}
-            bar.update(min(size, len(texts) - start))
+    call = next(pool.calls)  # what an interrupted call left behind must not pass for this one's
+    pool.arrived[call] = deque()
+    try:
+        for start in starts:
+            pool.input.put((call, start, texts[start : start + size], sent))
+        with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
+            while len(chunks) < len(starts):
+                start, chunks[start], lost = _next_result(pool, call)
+                tokens_lost |= {start + index: count for index, count in lost.items()}
+                bar.update(min(size, len(texts) - start))
+    finally:
+        del pool.arrived[call]
     model.report_truncation(dict(sorted(tokens_lost.items())), options["truncation"], len(texts))
     ordered = [chunks[start] for start in starts]
     for chunk in ordered:
@@ -152,10 +159,16 @@ def _encode(
 def _next_result(pool: Pool, call: int) -> tuple[int, Any, dict[int, int]]:
     """Where a chunk starts, its rows or the error it ended with, and the tokens lost in it."""
     while True:
-        try:
-            made_for, start, rows, tokens_lost = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
-            if made_for == call:
+        with pool.change:
+            while pool.reading and not pool.arrived[call]:
+                pool.change.wait()
+            if pool.arrived[call]:
+                start, rows, tokens_lost = pool.arrived[call].popleft()
                 return start, pickle.loads(rows), tokens_lost
+            pool.reading = True
+        made_for, result = -1, []
+        try:
+            made_for, *result = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
         except queue.Empty:
             if dead := [p for p in pool.processes if not p.is_alive()]:
                 codes = ", ".join(f"process {p.pid} with exit code {p.exitcode}" for p in dead)
@@ -164,6 +177,12 @@ def _next_result(pool: Pool, call: int) -> tuple[int, Any, dict[int, int]]:
                     "the usual causes are too little memory, for which a smaller pool helps, and a script "
                     "that does its work outside `if __name__ == '__main__':`, which each process runs again."
                 ) from None
+        finally:
+            with pool.change:
+                pool.reading = False
+                if (arrived := pool.arrived.get(made_for)) is not None:
+                    arrived.append(result)
+                pool.change.notify_all()
 
 
 def _work(model: SentenceEncoder, device: torch.device, threads: int, source: Any, sink: Any) -> None:

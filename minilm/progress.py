@@ -19,13 +19,16 @@ class _NoBar:
 
 
 @contextmanager
-def progress(total: int | None, description: str, show: bool | None = None, unit: str = "it") -> Iterator[Any]:
+def progress(
+    total: int | None, description: str, show: bool | None = None, unit: str = "it", initial: int = 0
+) -> Iterator[Any]:
     """A tqdm bar, or something that takes the same calls and shows nothing.
 
     Args:
         total: how many units there are; None when not known.
         show: True shows it, False does not, None shows it on a terminal once the work takes
             :data:`QUIET_SECONDS`.
+        initial: how many are done already.
     """
     if show is False or (show is None and not sys.stderr.isatty()):
         yield _NoBar()
@@ -33,5 +36,5 @@ def progress(total: int | None, description: str, show: bool | None = None, unit
     from huggingface_hub.utils import tqdm  # late: a fifth of a second that most calls do not need
 
     delay = QUIET_SECONDS if show is None else 0
-    with tqdm(total=total, desc=description, unit=unit, delay=delay, dynamic_ncols=True) as bar:  # type: ignore[no-untyped-call]
+    with tqdm(total=total, desc=description, unit=unit, initial=initial, delay=delay, dynamic_ncols=True) as bar:  # type: ignore[no-untyped-call]
         yield bar

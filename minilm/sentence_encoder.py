@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,19 @@ from torch import Tensor, nn
 from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
-from minilm.errors import InputError, TextTypeError, TruncationError, TruncationWarning, check_choice, describe_cut
+from minilm.errors import (
+    InputError,
+    SlowPrecisionWarning,
+    TextTypeError,
+    TruncationError,
+    TruncationWarning,
+    check_choice,
+    describe_cut,
+)
+from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, has_hooks
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
+from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
 from minilm.pooling import L2Normalize, MeanPooling
 from minilm.progress import progress
 from minilm.similarity import (
@@ -41,12 +51,9 @@ if TYPE_CHECKING:
     from minilm.internals.trace import Trace
 
 Truncation: TypeAlias = Literal["warn", "error", "silent"]
+TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 Device: TypeAlias = "str | torch.device"
-
-# A packed batch holds batch_size times this many tokens: 2,048 at the default of 32, enough to keep
-# the matrix kernels busy and few enough for the activations to stay in the processor's cache.
-TOKENS_PER_TEXT = 64
 
 
 @dataclass(frozen=True)
@@ -203,7 +210,9 @@ class SentenceEncoder(nn.Module):
         output_attentions: bool = False,
     ) -> SentenceOutput:
         """A batch of token ids → vectors. Gradients flow; arguments as for :class:`Encoder`."""
-        encoded = self.encoder(batch, attention, output_hidden_states, output_attentions)
+        return self._pool(self.encoder(batch, attention, output_hidden_states, output_attentions), batch)
+
+    def _pool(self, encoded: EncoderOutput, batch: Batch) -> SentenceOutput:
         pooled = self.pooling(encoded.last_hidden_state, batch)
         return SentenceOutput(
             encoded.last_hidden_state,
@@ -230,7 +239,9 @@ class SentenceEncoder(nn.Module):
         chunk_size: int | None = None,
         *,
         layout: Layout = "packed",
-        truncation: Truncation = "warn",
+        truncation: Truncation | TokensLost = "warn",
+        output: str | os.PathLike[str] | Callable[[int, Any], object] | None = None,
+        resume: bool = True,
     ) -> Any:
         """Encodes texts, without tracking gradients. Leaves the model in evaluation mode.
 
@@ -239,7 +250,7 @@ class SentenceEncoder(nn.Module):
                 a column of a ``datasets.Dataset``.
             prompt_name, prompt: text to put before each text, by name or as it is.
             batch_size: texts at a time in the padded layout; in the packed one, up to
-                ``64 * batch_size`` tokens at a time.
+                ``128 * batch_size`` tokens at a time.
             show_progress_bar: None shows one on a terminal when it takes more than a second.
             output_value: ``"sentence_embedding"``; ``"token_embeddings"`` for the last hidden state
                 of every token, padding removed, ``[CLS]`` and ``[SEP]`` kept; None for a dict of
@@ -250,29 +261,45 @@ class SentenceEncoder(nn.Module):
             normalize_embeddings: scale to length 1 once more, after ``truncate_dim``.
             truncate_dim: keep the first dimensions; None takes the model's setting.
             pool, chunk_size: from :meth:`start_multi_process_pool`; texts to a process at a time.
-            layout: ``"packed"`` is fast; ``"padded"`` forms the reference's batches and gives the
-                bits that ``SentenceTransformer.encode`` gives with the same arguments.
+            layout: ``"packed"`` is fast, and gives a text the same bits whatever else is in the call, in
+                whatever order and batch size, at a fixed number of threads (invariance.py; CPU);
+                ``"padded"`` forms the reference's batches and gives the bits that
+                ``SentenceTransformer.encode`` gives with the same arguments.
             truncation: what to do about texts over the limit: ``"warn"`` with a
                 :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
-                anything is computed, or ``"silent"``.
+                anything is computed, or ``"silent"``; or a function that takes text index → tokens lost.
+            output: texts of any number in constant memory, ``chunk_size`` at a time or as many as
+                suit; the padded layout forms the reference's batches within these. A file's name
+                (.npy, .safetensors, .jsonl): the vectors go there, on the disk chunk by chunk. A
+                function: is called with each chunk, in order: the number of texts before it, its vectors.
+            resume: after a run that was killed, the same call goes on after what is in the file, and
+                ends with the same bits (on the same machine and threads). False begins anew.
 
         Returns:
             float32 ``[n, D]`` for many texts, ``(0, D)`` for none, ``[D]`` for one string. As in the
             reference: bfloat16 becomes float32 in NumPy, and dicts and token embeddings are tensors.
+            With a file for ``output``, its vectors as a read-only ``numpy.memmap`` (None for JSONL).
 
         Raises:
             TextTypeError: an input is not a string; names it.
             InputError: an argument cannot be used.
             TruncationError: see ``truncation``.
+            OSError: ``output`` cannot be written; what is there so far can be gone on with.
         """
+        if output is not None:
+            options = {name: value for name, value in locals().items() if name not in ("self", "inputs")}
+            from minilm.streaming import encode_to
+
+            return encode_to(self, _no_single_text(inputs), **options)
         check_choice("layout", layout, ("packed", "padded"))
-        check_choice("truncation", truncation, ("warn", "error", "silent"))
+        if not callable(truncation):
+            check_choice("truncation", truncation, ("warn", "error", "silent"))
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
         check_choice("precision", precision or "float32", PRECISIONS)
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, expected at least 1")
         texts, single = _as_texts(inputs)
-        options: dict[str, Any] = {
+        options = {
             "prompt": self._resolve_prompt(prompt, prompt_name) or "",
             "batch_size": batch_size,
             "output_value": output_value,
@@ -314,6 +341,26 @@ class SentenceEncoder(nn.Module):
         """:meth:`encode` with the prompt named "document", when neither prompt is given."""
         return self.encode(inputs, prompt_name or ("document" if prompt is None else None), prompt, **options)
 
+    def encode_stream(self, texts: Iterable[str], **options: Any) -> Iterator[tuple[int, Any]]:
+        """:meth:`encode` for texts of any number, in constant memory.
+
+        Args:
+            texts: any iterable; it is read as its vectors are asked for.
+            options: those of :meth:`encode`, but for ``output`` and ``resume``. ``chunk_size`` is the
+                number of texts at a time. What needs all vectors at once cannot be streamed: int8
+                and uint8. With a pool, several chunks are under way at a time.
+
+        Yields:
+            ``(start, vectors)`` for each chunk, in order: the number of texts before it, its vectors.
+
+        Raises:
+            InputError: an option cannot be used; at once.
+            TextTypeError, TruncationError: see :meth:`encode`; the texts' numbers are those in the stream.
+        """
+        from minilm.streaming import encode_stream
+
+        return encode_stream(self, _no_single_text(texts), **options)
+
     @torch.inference_mode()
     def encode_texts(
         self,
@@ -326,19 +373,47 @@ class SentenceEncoder(nn.Module):
         normalize_embeddings: bool,
         truncate_dim: int | None,
         layout: Layout,
-        truncation: Truncation,
+        truncation: Truncation | TokensLost,
     ) -> Any:
         """The part of :meth:`encode` that runs in one process: checked arguments in, rows out, one
         tensor ``[n, D]`` or, for other outputs than sentence embeddings, a list."""
-        self.eval()
+        if layout == "packed" and output_value == "sentence_embedding" and len(set(texts)) < len(texts):
+            # Equal texts have equal vectors: each distinct one is encoded once.
+            place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+            places = [place[text] for text in texts]
+
+            def report(lost: Mapping[int, int]) -> None:
+                everywhere = {i: lost[place] for i, place in enumerate(places) if place in lost}
+                self.report_truncation(everywhere, truncation, len(texts))
+
+            vectors = self.encode_texts(
+                list(place),
+                prompt=prompt,
+                batch_size=batch_size,
+                show_progress_bar=show_progress_bar,
+                output_value=output_value,
+                normalize_embeddings=normalize_embeddings,
+                truncate_dim=truncate_dim,
+                layout=layout,
+                truncation=report,
+            )
+            return vectors[places]
+        fast = self._prepare(layout)
         tokenized = self.tokenizer([prompt + text for text in texts] if prompt else texts)
         self.report_truncation(tokenized.tokens_lost, truncation, len(texts))
         rows: list[Any] = [None] * len(texts)
         vectors = torch.empty(len(texts), self._dimension(truncate_dim), dtype=self.dtype, device=self.device)
+        if layout == "padded":
+            batches = padded_batches(texts, batch_size)
+        else:
+            batches = packed_batches([len(ids) for ids in tokenized.ids], batch_size * TOKENS_PER_TEXT)
         with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
-            for indices in self._plan(texts, tokenized.ids, layout, batch_size):
+            for indices in batches:
                 batch = self._batch([tokenized.ids[i] for i in indices], layout).to(self.device)
-                output = self(batch)
+                if fast is not None and isinstance(batch, PackedBatch):
+                    output = self._pool(fast(batch), batch)
+                else:
+                    output = self(batch)
                 embeddings = truncate_embeddings(output.sentence_embedding, truncate_dim)
                 if output_value == "sentence_embedding":
                     if normalize_embeddings:
@@ -350,24 +425,18 @@ class SentenceEncoder(nn.Module):
                 bar.update(len(indices))
         return vectors if output_value == "sentence_embedding" else rows
 
-    def _plan(self, texts: Sequence[str], ids: TokenIds, layout: Layout, batch_size: int) -> Iterator[list[int]]:
-        """The indices of the texts of each batch."""
-        if layout == "padded":
-            # The reference's own order, ties included: by characters, with NumPy's default sort.
-            order = np.argsort([-len(text) for text in texts]).tolist()
-            yield from (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-            return
-        # By tokens, longest first (an out-of-memory comes at once), equal lengths side by side.
-        batch: list[int] = []
-        tokens = 0
-        for index in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
-            if batch and tokens + len(ids[index]) > batch_size * TOKENS_PER_TEXT:
-                yield batch
-                batch, tokens = [], 0
-            batch.append(index)
-            tokens += len(ids[index])
-        if batch:
-            yield batch
+    def _prepare(self, layout: Layout) -> FusedEncoder | None:
+        """Leaves the model in evaluation mode. Returns the encoder over prepacked weights where that does what
+        :meth:`forward` does."""
+        if self.dtype == torch.bfloat16 and self.device.type == "cpu" and not has_fast_bfloat16():
+            message = "this processor emulates bfloat16, up to a hundred times slower than float32; use float32"
+            warnings.warn(SlowPrecisionWarning(message), stacklevel=_outside())
+        mine = layout == "packed" and type(self).forward is SentenceEncoder.forward and not has_hooks([self])
+        fast = fused(self.encoder) if mine else None
+        if fast is not None and not self.training:
+            return fast  # which is in evaluation mode, then; to go through all modules takes a single query's time
+        self.eval()
+        return fused(self.encoder) if mine else None
 
     def _batch(self, ids: TokenIds, layout: Layout) -> Batch:
         if layout == "padded":
@@ -378,9 +447,14 @@ class SentenceEncoder(nn.Module):
         """Text index → number of tokens that :meth:`encode` would cut off, for the texts it would cut."""
         return self.tokenizer([prompt + text for text in check_texts(_no_single_text(texts))]).tokens_lost
 
-    def report_truncation(self, tokens_lost: Mapping[int, int], truncation: Truncation, total: int) -> None:
+    def report_truncation(
+        self, tokens_lost: Mapping[int, int], truncation: Truncation | TokensLost, total: int
+    ) -> None:
         """Says which texts are over the limit, as ``truncation`` asks (see :meth:`encode`)."""
         if not tokens_lost or truncation == "silent":
+            return
+        if callable(truncation):
+            truncation(tokens_lost)
             return
         message = describe_cut(tokens_lost, total, self.max_seq_length)
         if truncation == "error":

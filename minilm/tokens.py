@@ -18,6 +18,9 @@ from minilm.errors import CheckpointError, TextTypeError
 
 CLS, SEP = "[CLS]", "[SEP]"
 
+# What the tokenizers library returns for a text takes some kilobytes; only the ids are kept.
+TEXTS_AT_A_TIME = 4096
+
 
 @dataclass(frozen=True)
 class TokenizedTexts:
@@ -72,43 +75,56 @@ class Tokenizer:
         Raises:
             TextTypeError: a text has a lone surrogate, which no UTF-8 text can have.
         """
-        try:
-            encodings = self._tokenizer.encode_batch_fast(texts)
-        except TypeError:  # the library does not say which text, nor why
-            check_texts(texts)
-            raise
-        ids, lost = [], {}
-        for index, encoding in enumerate(encodings):
-            row = encoding.ids
-            if len(row) > self.max_seq_length:
-                lost[index] = len(row) - self.max_seq_length
-                row = row[: self.max_seq_length - 1] + row[-1:]
-            ids.append(row)
+        ids: list[list[int]] = []
+        lost: dict[int, int] = {}
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            some = texts[start : start + TEXTS_AT_A_TIME]
+            try:
+                encodings = self._tokenizer.encode_batch_fast(some)
+            except TypeError:  # the library does not say which text, nor why
+                check_texts(some, first=start)
+                raise
+            for encoding in encodings:
+                row = encoding.ids
+                if len(row) > self.max_seq_length:
+                    lost[len(ids)] = len(row) - self.max_seq_length
+                    row = row[: self.max_seq_length - 1] + row[-1:]
+                ids.append(row)
         return TokenizedTexts(ids, lost)
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id, special tokens included; the number of pieces where no id
         is left out."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self.vocabulary().values()) + 1
+
+    def vocabulary(self) -> dict[str, int]:
+        """Every word piece, special tokens included, and its id."""
+        return self._tokenizer.get_vocab(with_added_tokens=True)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The word pieces behind token ids, e.g. ``["[CLS]", "token", "##ize", "[SEP]"]``."""
         return [self._tokenizer.id_to_token(i) or "" for i in ids]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each of its tokens comes from: its first character, and one past its last;
+        (0, 0) for ``[CLS]`` and ``[SEP]``. Cut as :meth:`__call__` cuts."""
+        spans: list[tuple[int, int]] = self._tokenizer.encode(text).offsets
+        return spans if len(spans) <= self.max_seq_length else spans[: self.max_seq_length - 1] + spans[-1:]
 
     def to_json(self) -> str:
         """The content of a ``tokenizer.json`` with the same pieces."""
         return self._tokenizer.to_str(pretty=True)
 
 
-def check_texts(texts: Iterable[object]) -> list[str]:
-    """The texts as a list of ``str``.
+def check_texts(texts: Iterable[object], first: int = 0) -> list[str]:
+    """The texts as a list of ``str``. ``first`` is the number of the first one.
 
     Raises:
         TextTypeError: an item is not a string, or holds a lone surrogate; names the item.
     """
     checked = []
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts, first):
         if not isinstance(text, str):
             hint = {
                 "bytes": " Decode it first: text.decode().",

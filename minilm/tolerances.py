@@ -19,6 +19,10 @@ ATTENTION_BY_HAND = 1e-13
 # pass, on any processor. Measured 3e-7 with AVX-512.
 GOLDEN_FLOAT32 = 2e-6
 
+# The mean distance of bfloat16's vectors from float32's, as a share of what the reference's own bfloat16 has.
+# Measured 0.98 on 400 STS sentences; on few texts it scatters by some per cent.
+BFLOAT16_BESIDE_REFERENCE = 1.1
+
 # ---- training -----------------------------------------------------------------------------------
 
 # Gradients of the packed layout against the padded one's, float64, with values up to about 10.
@@ -49,9 +53,34 @@ COMPLETENESS = 0.01
 
 # ---- evaluation and documents -------------------------------------------------------------------
 
+# A metric of the packed layout's vectors beside the padded one's, on a handful of pairs: a correlation
+# amplifies the rounding of vectors (measured 1.1e-6 on six pairs).
+PACKED_METRIC = 5e-6
+
 # The percentiles of 2,000 resamples scatter around those of infinitely many by about 3 % of the
 # interval's half width; the widest of these intervals has a half width of 0.05.
 BOOTSTRAP_PERCENTILE = 0.005
 
 # Numbers of the README that were printed with three or four digits: one step of the last one.
 PRINTED = 1.1e-3
+
+# ---- the lesson (scripts/lesson) ----------------------------------------------------------------
+
+# A student's forward pass of one text, in plain matrix products, against the model's, after any layer:
+# sums in another order, of numbers up to about 10. Measured 3e-6 and 5e-15.
+BY_HAND_FLOAT32 = 1e-5
+BY_HAND_FLOAT64 = 1e-12
+
+# Accuracies and MRR on the docstrings of whatever versions of Python, numpy and torch there are: 300 or 400
+# texts have a standard error of 0.03, and training turns rounding into single ranks.
+LESSON_DOCSTRINGS = 0.08
+
+# ---- benchmark ----------------------------------------------------------------------------------
+
+# Mean and smallest cosine with the float32 reference for a contender of scripts/benchmark to be ranked.
+# Each lets the libraries' own rounding pass and stops a wrong mask, pooling or precision.
+BENCHMARK_COSINE = {
+    "fp32": (1 - 1e-7, 1 - 1e-6),
+    "bf16": (0.9995, 0.998),
+    "int8": (0.98, 0.9),
+}

@@ -84,7 +84,7 @@ def test_encode_an_empty_file(tmp_path: Path, capsys) -> None:
 
 
 def test_encode_reports_the_cut_over_all_chunks(tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("minilm.commands.encode.TEXTS_AT_A_TIME", 2)
+    monkeypatch.setattr("minilm.streaming.MOST_TEXTS", 2)
     file, output = tmp_path / "texts.txt", tmp_path / "out.npy"
     file.write_text("\n".join(["short", "long " * 300, "short", "short", "long " * 400]))
     status, _, err = run(capsys, "encode", file, "-o", output)
@@ -93,7 +93,7 @@ def test_encode_reports_the_cut_over_all_chunks(tmp_path: Path, capsys, monkeypa
     output.unlink()
     status, _, err = run(capsys, "encode", file, "-o", output, "--truncation", "error")
     assert status == 2
-    assert "text 2 is 46 tokens over the limit of 256; nothing was written" in err
+    assert "text 2 is 46 tokens over the limit of 256; split it" in err
     assert not output.exists()
     assert run(capsys, "encode", file, "-o", output, "--truncation", "silent")[2].count("limit") == 0
     assert np.load(output).shape == (5, 384)
@@ -168,7 +168,7 @@ def test_verify(capsys) -> None:
     status, out, _ = run(capsys, "verify", "--json")
     checks = {check["check"]: check for check in map(json.loads, out.splitlines())}
     assert status == 0
-    assert len(checks) == 10 + 5
+    assert len(checks) == 10 + 6
     assert {check["result"] for check in checks.values()} == {"ok"}
     assert checks["file model.safetensors"]["found"].startswith("53aa51172d142c89")
     assert any("15 of 15 rows bit-equal" in check["found"] for check in checks.values())

@@ -32,7 +32,7 @@ from minilm.evaluation import (
     measures,
     paired_bootstrap,
 )
-from minilm.tolerances import BOOTSTRAP_PERCENTILE, PACKED_FLOAT32
+from minilm.tolerances import BOOTSTRAP_PERCENTILE, PACKED_FLOAT32, PACKED_METRIC
 
 SIMILARITIES = ["cosine", "dot", "euclidean", "manhattan"]
 THEIRS = {
@@ -251,7 +251,7 @@ def test_the_real_model(model, reference, real_evaluators, tmp_path):
         ours, theirs = both(kind, *args, **options)
         padded = assert_same(ours, theirs, model, tmp_path / kind.__name__, reference, exact, calls=[(-1, -1)])
         packed = kind(*args, **options, layout="packed")(model)
-        np.testing.assert_allclose(list(packed.values()), list(padded.values()), rtol=0, atol=PACKED_FLOAT32)
+        np.testing.assert_allclose(list(packed.values()), list(padded.values()), rtol=0, atol=PACKED_METRIC)
 
 
 def test_evaluation_draws_no_random_number(model, real_evaluators):

@@ -14,12 +14,13 @@ import torch
 from tiny_models import PAIRS, WORDS, tiny_model
 
 from minilm import CheckpointError, InputError, SentenceEncoder
+from minilm.checkpoint import weights_sha256
 from minilm.evaluation import EmbeddingSimilarityEvaluator, SequentialEvaluator
 from minilm.training import CachedMultipleNegativesRankingLoss, PairDataset, TrainingRecipe
 from minilm.training import reproduce as reproduce_module
 from minilm.training.command import retrieval_evaluator
 from minilm.training.log import read_log
-from minilm.training.receipt import Receipt, file_sha256, weights_sha256
+from minilm.training.receipt import Receipt, file_sha256
 from minilm.training.reproduce import reproduce
 from minilm.training.run import train_with_records
 
@@ -100,7 +101,7 @@ def edit(folder, **fields):
 def test_it_names_everything_that_decides_the_bits(base, pairs, finished):
     receipt = Receipt.load(finished)
     before, after = (SentenceEncoder.from_pretrained(f, device="cpu") for f in (base, finished))
-    assert receipt.base_weights == weights_sha256(before) != receipt.weights == weights_sha256(after)
+    assert receipt.base_weights == weights_sha256(before.encoder) != receipt.weights == weights_sha256(after.encoder)
     (data,) = receipt.data
     assert (data.name, data.rows, data.columns, data.file) == ("pairs", 14, ["question", "answer"], "pairs.jsonl")
     assert data.sha256 == PairDataset.from_file(pairs).sha256 and data.file_sha256 == file_sha256(pairs)
@@ -137,12 +138,14 @@ def test_the_card_beside_it(base, finished):
 def test_weights_hash_is_of_the_bits_alone(base, tmp_path):
     model = SentenceEncoder.from_pretrained(base, device="cpu")
     model.save_pretrained(tmp_path / "again")
-    assert weights_sha256(SentenceEncoder.from_pretrained(tmp_path / "again", device="cpu")) == weights_sha256(model)
-    before = weights_sha256(model)
+    assert weights_sha256(SentenceEncoder.from_pretrained(tmp_path / "again", device="cpu").encoder) == weights_sha256(
+        model.encoder
+    )
+    before = weights_sha256(model.encoder)
     with torch.no_grad():
         model.encoder.layers[1].attention.key.bias[3] += 1e-7
-    assert weights_sha256(model) != before
-    assert weights_sha256(model.to(torch.bfloat16)) != weights_sha256(model.to(torch.float32))
+    assert weights_sha256(model.encoder) != before
+    assert weights_sha256(model.encoder.to(torch.bfloat16)) != weights_sha256(model.encoder.to(torch.float32))
 
 
 # ---- running again ----------------------------------------------------------------------------
@@ -199,7 +202,7 @@ def test_fit_keeps_its_best_evaluation_and_the_receipt_is_of_that(base, pairs, t
     train_with_records(model, PairDataset.from_file(pairs), recipe, output_dir=tmp_path / "out", evaluator=evaluator)
     receipt = Receipt.load(tmp_path / "out")
     kept = SentenceEncoder.from_pretrained(tmp_path / "out", device="cpu")
-    assert receipt.weights == weights_sha256(kept) != weights_sha256(model)
+    assert receipt.weights == weights_sha256(kept.encoder) != weights_sha256(model.encoder)
     assert "| **score** | **0.5000** |" in (tmp_path / "out" / "README.md").read_text()
     assert reproduce(tmp_path / "out", [pairs], base_model=base).same_bits
 

@@ -5,33 +5,31 @@
   cat notes.txt | minilm encode --output - > notes.jsonl
 
 Reads and writes as a stream, so neither texts nor vectors have to fit into memory. The output
-appears when it is whole.
+appears when it is whole; until then it grows as OUTPUT.part. Killed and started again with the same
+texts and options, the command goes on where it was, and the output has the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from itertools import islice
-
-import numpy as np
+from pathlib import Path
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
-from minilm.errors import TruncationError, TruncationWarning, describe_cut
-from minilm.progress import progress
+from minilm.errors import TruncationError
+from minilm.streaming import Cut, encode_chunks, encode_to_file, split
 from minilm.text_files import count_lines, read_texts
-from minilm.vector_files import vector_writer
-
-TEXTS_AT_A_TIME = 1024  # enough to sort by length, few enough for a bar that moves
+from minilm.vector_files import FORMATS, check_format, jsonl_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("file", nargs="?", default="-", help="the texts, one a line (default: standard input)")
     parser.add_argument(
-        "--output", "-o", required=True, help="a .npy, .jsonl or .safetensors file, or - for JSONL on standard output"
+        "--output",
+        "-o",
+        required=True,
+        help=f"a file ending in {', '.join(FORMATS)}, or - for JSONL on standard output",
     )
     parser.add_argument("--field", help="the file is JSONL: take this field of each object")
     parser.add_argument("--column", help="the file is CSV, or TSV by its name, with a header: take this column")
@@ -46,57 +44,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalize-embeddings", action="store_true", help="scale to length 1, also after --truncate-dim"
     )
     parser.add_argument("--truncate-dim", type=int, help="keep only the first dimensions")
+    parser.add_argument(
+        "--no-resume", action="store_true", help="begin anew, whatever an earlier run of this output has done"
+    )
     add_encode_arguments(parser)
     add_model_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    if args.output != "-":
+        check_format(args.output)
     model = load_model(args)
     options = {
         **encode_options(args),
         "precision": args.precision,
         "normalize_embeddings": args.normalize_embeddings,
         "truncate_dim": args.truncate_dim,
-        "show_progress_bar": False,
     }
-    sample = model.encode([""], **options)  # its shape and type are the file's; bad options show here
-    total = None if args.column else count_lines(args.file)
     texts = read_texts(args.file, args.field, args.column)
-    done, tokens_lost = 0, dict[int, int]()
-    with (
-        vector_writer(args.output, sample.shape[1], sample.dtype) as writer,
-        progress(total, "Encoding", unit=" texts") as bar,
-        warnings.catch_warnings(record=True) as caught,
-    ):
-        warnings.simplefilter("always", TruncationWarning)
-        for chunk in _chunks(texts, TEXTS_AT_A_TIME):
-            try:
-                vectors = model.encode(chunk, **options)
-            except TruncationError as error:
-                index, lost = next(iter(error.tokens_lost.items()))
-                raise TruncationError(
-                    f"text {done + index + 1} is {lost:,} tokens over the limit of {model.max_seq_length}; "
-                    "nothing was written",
-                    {done + index: lost},
-                ) from None
-            for warning in caught:
-                if isinstance(warning.message, TruncationWarning):
-                    tokens_lost |= {done + index: lost for index, lost in warning.message.tokens_lost.items()}
-            caught.clear()
-            writer.write(chunk, vectors)
-            done += len(chunk)
-            bar.update(len(chunk))
-    if tokens_lost:
-        cut = describe_cut(tokens_lost, done, model.max_seq_length, first=1)
-        print(f"minilm encode: {cut}; the rest of each was cut off", file=sys.stderr)
-    if args.output != "-":
-        shape = f"{done:,} × {sample.shape[1]}"
-        print(f"{args.output}: {shape} {np.dtype(sample.dtype).name}", file=sys.stderr)
+    cut, done = Cut(), 0
+    try:
+        if args.output == "-":
+            for chunk in encode_chunks(model, split(texts), options):
+                sys.stdout.buffer.write(jsonl_lines(chunk.texts, chunk.vectors))
+                cut.add(chunk.tokens_lost)
+                done += len(chunk.texts)
+        else:
+            total = None if args.column else count_lines(args.file)
+            cut, file = encode_to_file(
+                model, texts, args.output, resume=not args.no_resume, total=total, say=_say, **options
+            )
+            done = file.rows
+            print(f"{args.output}: {file.description}", file=sys.stderr)
+    except KeyboardInterrupt:
+        if Path(f"{args.output}.part").exists():
+            _say(f"what is done is in {args.output}.part; the same command goes on after it")
+        raise
+    except TruncationError as error:
+        index, lost = next(iter(error.tokens_lost.items()))
+        raise TruncationError(
+            f"text {index + 1} is {lost:,} tokens over the limit of {model.max_seq_length}; split it, or allow the "
+            "cut with --truncation warn",
+            error.tokens_lost,
+        ) from None
+    if cut.texts and args.truncation != "silent":
+        _say(f"{cut.describe(done, model.max_seq_length, first=1)}; the rest of each was cut off")
     return 0
 
 
-def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def _say(message: str) -> None:
+    print(f"minilm encode: {message}", file=sys.stderr)

@@ -3,6 +3,7 @@
   files     every file's SHA-256 against the published one (all-MiniLM-L6-v2)
   tensors   names, shapes and types as config.json says; no NaN, no infinity
   layouts   the packed layout gives the padded one's vectors
+  company   a text's vector has the same bits whatever it is encoded with, in the packed layout
   parity    sentence-transformers gives the same bits, where it is installed
 
 The exit status is 1 when a check fails.
@@ -22,6 +23,7 @@ import torch
 
 from minilm import hub
 from minilm.errors import CheckpointError
+from minilm.invariance import check_batch_invariance
 from minilm.layouts import Layout
 from minilm.parity import TEXTS, compare_encode, load_reference
 from minilm.sentence_encoder import SentenceEncoder
@@ -40,6 +42,9 @@ class Check:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("model", nargs="?", help="a folder, or a model's name on the hub (default: all-MiniLM-L6-v2)")
+    parser.add_argument(
+        "--compositions", type=int, default=12, help="how often the company is changed (default: 12, some seconds)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
@@ -49,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     checks = []
     if not args.json:
         print(folder)
-    for check in _checks(folder, published=args.model is None or args.model in hub.ALIASES):
+    published = args.model is None or args.model in hub.ALIASES
+    for check in _checks(folder, published, args.compositions):
         checks.append(check)
         if args.json:
             print(json.dumps(asdict(check)), flush=True)
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     return int(any(check.result == "FAILED" for check in checks))
 
 
-def _checks(folder: Path, published: bool) -> Iterator[Check]:
+def _checks(folder: Path, published: bool, compositions: int) -> Iterator[Check]:
     for file in hub.check_files(folder):
         result = _judge(file.ok) if published else ("published" if file.ok else "-")
         yield Check(f"file {file.name}", file.found, result)
@@ -83,6 +89,11 @@ def _checks(folder: Path, published: bool) -> Iterator[Check]:
     yield Check(
         "layouts, packed against padded", f"largest difference {largest:.1e}", _judge(largest <= PACKED_FLOAT32)
     )
+    scan = check_batch_invariance(model, compositions=compositions)
+    found = (
+        f"{scan.differ} of {scan.vectors:,} vectors differ from the text's alone, in {scan.compositions} compositions"
+    )
+    yield Check(f"batch invariance, float32, {threads} thread(s)", found, _judge(scan.differ == 0))
     if importlib.util.find_spec("sentence_transformers") is None:
         yield Check("parity with sentence-transformers", "not installed: pip install 'minilm[reference]'", "-")
         return

@@ -24,6 +24,16 @@ each head and each feed-forward in turn, on pairs of one's own (:func:`read_pair
 
 >>> token_pairs(model, "a cat", "a kitten").matrix.sum()
 tensor(0.7663, dtype=torch.float64)
+
+**Compare.** :func:`compare` says what changed between two checkpoints, from the bits of their tensors
+to the pairs of texts whose score moved most:
+
+>>> compare("all-MiniLM-L6-v2", "tuned").verdict
+
+**Explain.** :func:`explain` puts all of it together for one text or two, and writes it as a page; ``minilm
+explain`` is the same on the command line. The results show themselves in notebooks, and ``.plot()`` draws them.
+
+>>> explain(model, "a cat", "a kitten").write_html("page.html")
 """
 
 from minilm.internals.activations import ACTIVATIONS, Activation
@@ -35,7 +45,9 @@ from minilm.internals.attribution import (
     occlusion,
     token_pairs,
 )
+from minilm.internals.compare import Comparison, compare
 from minilm.internals.components import Component, ComponentTable, Pairs, component_table, read_pairs
+from minilm.internals.explanation import Explanation, TextSteps, explain
 from minilm.internals.faithfulness import DeletionCurve, deletion_curve
 from minilm.internals.intervene import Place, ablate, at, intervene, patch, replace, scale
 from minilm.internals.layers import LayerByLayer, layer_by_layer
@@ -44,20 +56,25 @@ from minilm.internals.trace import TextTrace, Trace, trace
 __all__ = [
     "ACTIVATIONS",
     "Activation",
+    "Comparison",
     "Component",
     "ComponentTable",
     "DeletionCurve",
+    "Explanation",
     "LayerByLayer",
     "Pairs",
     "Place",
+    "TextSteps",
     "TextTrace",
     "TokenAttribution",
     "TokenPairs",
     "Trace",
     "ablate",
     "at",
+    "compare",
     "component_table",
     "deletion_curve",
+    "explain",
     "gradient_x_input",
     "integrated_gradients",
     "intervene",

@@ -25,6 +25,8 @@ from minilm.pooling import L2Normalize
 from minilm.similarity import SIMILARITY, truncate_embeddings
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder
 
 Baseline: TypeAlias = Literal["pad", "mask", "zero"]
@@ -75,6 +77,17 @@ class TokenPairs:
             i, j = divmod(number, self.matrix.shape[1])
             lines.append(f"  {self.matrix[i, j]:+.4f}  {self.tokens[0][i]} × {self.tokens[1][j]}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.token_pairs(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.token_pairs(self)
 
 
 @torch.no_grad()
@@ -154,6 +167,17 @@ class TokenAttribution:
             lines[0] += f", {self.baseline_score:.4f} at the baseline, gap {self.gap:.1e}"
         lines += [f"  {value:+.4f}  {token}" for token, value in zip(self.tokens, self.values.tolist(), strict=True)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.token_attribution(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.token_attribution(self)
 
 
 def integrated_gradients(

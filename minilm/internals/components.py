@@ -24,6 +24,8 @@ from minilm.progress import progress
 from minilm.tables import read_table
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder
 
 Ablation: TypeAlias = Literal["zero", "mean", "patch"]
@@ -118,6 +120,17 @@ class ComponentTable:
             cells = "".join(f"{value:6.1f}" for value in row)
             lines.append(f"  {self.components[start].layer:5}{cells}{attention:11.1f}{feed_forward:14.1f}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.components(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.components(self)
 
 
 def components(config: EncoderConfig) -> list[Component]:

@@ -19,6 +19,8 @@ from minilm.internals.attribution import TokenAttribution, score_variants, witho
 from minilm.internals.trace import tokenize
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder
 
 
@@ -56,6 +58,12 @@ class DeletionCurve:
             f"DeletionCurve over {len(self.order)} tokens: score {self.scores[0]:.4f} to {self.scores[-1]:.4f}, "
             f"mean height {self.area:.4f}, of random orders {self.random_area:.4f}"
         )
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.deletion_curve(self)
 
 
 @torch.no_grad()

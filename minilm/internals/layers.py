@@ -14,6 +14,8 @@ from minilm.internals.trace import trace
 from minilm.layouts import Layout
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder
 
 
@@ -53,6 +55,17 @@ class LayerByLayer:
             line += "" if number == 0 else f"{self.entropy[number - 1].mean():15.3f} nats"
             lines.append(line)
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.layer_by_layer(self)
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.layer_by_layer(self)
 
 
 @torch.no_grad()

@@ -17,6 +17,8 @@ from minilm.layouts import Batch, Layout, PaddedBatch
 from minilm.tokens import check_texts
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from minilm.sentence_encoder import SentenceEncoder, SentenceOutput
 
 
@@ -49,6 +51,12 @@ class TextTrace(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"TextTrace of {self.text!r:.60}: {len(self.tokens)} tokens, {len(self)} activations"
+
+    def plot_attention(self, layer: int, head: int | None = None) -> Figure:
+        """Who looks at whom, as a matplotlib figure: see figures.py."""
+        from minilm.internals import figures
+
+        return figures.attention(self, layer, head)
 
 
 @dataclass(frozen=True, repr=False)
@@ -124,6 +132,11 @@ class Trace(Mapping[str, Value]):
         widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
         lines += [f"  {name:<{widths[0]}}  {shape:<{widths[1]}}  {meaning}" for name, shape, meaning in rows]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from minilm.internals import show
+
+        return show.trace(self)
 
 
 def trace(

@@ -102,6 +102,14 @@ def docstring_pairs() -> list[DocstringPair]:
     return pairs
 
 
+def docstring_summaries(count: int) -> list[str]:
+    """``count`` summary lines out of this Python's standard library, spread evenly over its names."""
+    found = dict(_parsed(Path(sysconfig.get_path("stdlib")), ""))
+    pairs = (split_docstring(name, found[name]) for name in sorted(found))
+    summaries = list(dict.fromkeys(pair.summary for pair in pairs if pair is not None))
+    return summaries[:: max(1, len(summaries) // count)][:count]
+
+
 def split_docstring(name: str, docstring: str) -> DocstringPair | None:
     """Summary and rest of a docstring, or None where one of them is too short or too long."""
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(docstring).strip(), maxsplit=1)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minilm.checkpoint import atomic_path, read_json, their_names
+from minilm.checkpoint import atomic_path, read_json, weights_sha256
 from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
@@ -76,12 +76,12 @@ class Receipt:
 
     Attributes:
         base_model: the base model's name on the hub; None for a folder.
-        base_weights: :func:`weights_sha256` before training.
+        base_weights: :func:`~minilm.checkpoint.weights_sha256` before training.
         recipe: every setting, and ``recipe_sha256`` of them.
         loss: class and options.
         evaluator: class, ``primary_metric`` and ``greater_is_better``; None without evaluations.
         environment: :func:`environment` of the run.
-        weights: :func:`weights_sha256` after it.
+        weights: :func:`~minilm.checkpoint.weights_sha256` after it.
         files: name → SHA-256 of :data:`RESULT_FILES`.
     """
 
@@ -207,7 +207,7 @@ def make_receipt(
     """The receipt of a run that has just left its result in ``folder``.
 
     Args:
-        base_weights: :func:`weights_sha256` of the model before the run.
+        base_weights: :func:`~minilm.checkpoint.weights_sha256` of the model before the run.
         data_files: the file of each data set, in order; empty for data from Python.
     """
     files: list[Path | None] = [Path(file) for file in data_files]
@@ -238,24 +238,9 @@ def make_receipt(
         },
         environment=environment(model),
         global_step=global_step,
-        weights=weights_sha256(model),
+        weights=weights_sha256(model.encoder),
         files={name: file_sha256(Path(folder) / name) for name in RESULT_FILES if (Path(folder) / name).is_file()},
     )
-
-
-def weights_sha256(model: SentenceEncoder) -> str:
-    """Of the encoder's weights: equal hashes mean equal bits, whatever file they are in.
-
-    Over the tensors in the order of their names in the checkpoint: name, type and shape as a line
-    of JSON, then the raw little-endian bytes.
-    """
-    names = their_names(model.encoder.config)
-    digest = hashlib.sha256()
-    for name, parameter in sorted((names[ours], p) for ours, p in model.encoder.named_parameters()):
-        tensor = parameter.detach().cpu().contiguous()
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:

@@ -19,13 +19,14 @@ from typing import Any
 
 import torch
 
+from minilm.checkpoint import weights_sha256
 from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.tolerances import TRAINING_REORDERED
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
 from minilm.training.processes import Processes, join_processes
-from minilm.training.receipt import Receipt, environment, weights_sha256
+from minilm.training.receipt import Receipt, environment
 from minilm.training.recipe import TrainingRecipe
 from minilm.training.trainer import train
 
@@ -145,7 +146,7 @@ def reproduce(
         )
 
     result = SentenceEncoder.from_pretrained(folder, device="cpu")
-    if (found := weights_sha256(result)) != receipt.weights:
+    if (found := weights_sha256(result.encoder)) != receipt.weights:
         raise CheckpointError(
             f"the weights in {folder} are not the receipt's\n  found    {found}\n  expected {receipt.weights}"
         )
@@ -194,7 +195,7 @@ def _prepare(
 ) -> None:
     """Gives the base model the limit of the run, and makes sure that nothing else is another."""
     name = base_model or receipt.base_model or "the published all-MiniLM-L6-v2"
-    if (found := weights_sha256(model)) != receipt.base_weights:
+    if (found := weights_sha256(model.encoder)) != receipt.base_weights:
         raise InputError(
             f"the weights of {name} are not those that the run began with; give its base model with --model"
             f"{'' if receipt.base_model else ' (the receipt names none: it was a folder)'}\n"
@@ -263,7 +264,7 @@ def _compare(
         if then_environment.get(name) != value
     }
     return Reproduction(
-        same_bits=not differences and weights_sha256(again) == receipt.weights,
+        same_bits=not differences and weights_sha256(again.encoder) == receipt.weights,
         differences=differences,
         weights_differ=differ,
         update_error=(error / update) ** 0.5 if update else float(error > 0),

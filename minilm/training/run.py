@@ -10,13 +10,14 @@ from typing import Any
 
 from torch import nn
 
+from minilm.checkpoint import weights_sha256
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
 from minilm.training.losses import MultipleNegativesRankingLoss
 from minilm.training.model_card import EvaluationCard, describe_run
 from minilm.training.processes import Processes
-from minilm.training.receipt import make_receipt, weights_sha256
+from minilm.training.receipt import make_receipt
 from minilm.training.recipe import TrainingRecipe
 from minilm.training.trainer import TrainingResult, train
 
@@ -47,7 +48,7 @@ def train_with_records(
     recipe = recipe or TrainingRecipe.trainer()
     datasets = [datasets] if isinstance(datasets, PairDataset) else list(datasets)
     loss = loss if loss is not None else MultipleNegativesRankingLoss()
-    base_weights = weights_sha256(model)
+    base_weights = weights_sha256(model.encoder)
     started = time.monotonic()
     result = train(
         model,

@@ -1,0 +1,355 @@
+"""The encoder once more, for speed: encoder.py's functions over weights that are laid out for the CPU.
+
+:class:`FusedEncoder` is built from the plain modules and tested against them. It takes packed batches, for
+inference on the CPU, and is what ``SentenceEncoder.encode`` runs there. What it does differently:
+
+* Query, key and value are one matrix product, and weights lie in the order in which oneDNN's kernels read
+  them. Bias, activation and residual are added inside the product instead of in passes of their own.
+* Attention runs over windows. torch's kernel is two to three times slower for a number of keys that is no
+  multiple of 16, so each text is seen through a window that is: an overlapping view of the line of tokens,
+  with the keys behind the text's end masked. Nothing is copied and no product has rows of padding.
+* Batch invariance: a text's vector has the same bits whatever else is in the batch. Attention has it by
+  construction, as each text is a problem of its own, of a shape that depends on its length alone (but for
+  short texts in bfloat16, see :meth:`FusedEncoder._windows`). Everything else works row by row, and all that
+  is needed is a matrix product whose rows do not depend on how many there are, nor on their place. oneDNN's
+  have that but for one case, see :class:`_Prepacked`; elsewhere :class:`_Blocked` makes all products alike.
+  ``minilm verify`` looks whether it holds on a given machine (invariance.py).
+
+Dimensions as in encoder.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minilm.encoder import ACTIVATIONS, Embeddings, Encoder, EncoderLayer, EncoderOutput, FeedForward, SelfAttention
+from minilm.layouts import PackedBatch
+
+# The number of keys that torch's attention kernel likes to be divided by: a vector of float32.
+KEYS = 16
+
+# Rows of the matrix products that are the same in every batch, see _Prepacked and _Blocked.
+ROWS = 32
+
+# Weights are laid out for a product of this many rows; other numbers work as well.
+_TYPICAL_ROWS = 2048
+
+# What oneDNN calls the activations: name, arguments, algorithm.
+_ACTIVATIONS: dict[str, tuple[str, list[float], str]] = {
+    "gelu": ("gelu", [], "none"),
+    "gelu_pytorch_tanh": ("gelu", [], "tanh"),
+    "relu": ("relu", [], ""),
+    "silu": ("swish", [], ""),
+    "tanh": ("tanh", [], ""),
+}
+
+_PLAIN = (Encoder, Embeddings, EncoderLayer, SelfAttention, FeedForward)
+_PLAIN_PARTS = (nn.ModuleList, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout)
+
+
+class _Prepacked:
+    """A linear map whose weight lies as oneDNN's kernels read it, through operators of torch's compiler.
+
+    The kernels give a row the same bits for any number of rows, but for one case: in bfloat16, a long inner
+    dimension is cut and summed in parts where the rows are more than one tile and too few to keep the
+    processor busy (found for 33 … 511 rows of 1,536). Those run in blocks of ROWS, as one tile would.
+    """
+
+    few = range(ROWS + 1, 1024)
+    long = 1024
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None):
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _TYPICAL_ROWS)
+        self.bias = bias.detach()
+        self.activation = ("none", [], "") if activation is None else _ACTIVATIONS[activation]
+        self.in_blocks = weight.dtype == torch.bfloat16 and weight.shape[1] >= self.long
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[N, in]`` → ``[N, out]``: activation(x Wᵀ + b)."""
+        if self.in_blocks and x.shape[0] in self.few:
+            return torch.cat([self(block) for block in x.split(ROWS)])
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.activation)  # type: ignore[no-any-return]
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """``[N, in]``, ``[N, out]`` → ``[N, out]``: x Wᵀ + b + residual."""
+        if self.in_blocks and x.shape[0] in self.few:
+            return torch.cat([self.plus(*block) for block in zip(x.split(ROWS), residual.split(ROWS), strict=True)])
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")  # type: ignore[no-any-return]
+
+
+class _Blocked:
+    """A linear map in blocks of exactly ROWS rows, so that every product has the same shape: for types
+    and processors without prepacked weights. (float64 with AVX2 alone was found to round differently at different
+    places of a block.)"""
+
+    def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None):
+        self.weight, self.bias = weight.detach(), bias.detach()
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[N, in]`` → ``[N, out]``: activation(x Wᵀ + b)."""
+        filled = F.pad(x, (0, 0, 0, -len(x) % ROWS))
+        y = torch.cat([F.linear(block, self.weight, self.bias) for block in filled.split(ROWS)])[: len(x)]
+        return y if self.activation is None else ACTIVATIONS[self.activation](y)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """``[N, in]``, ``[N, out]`` → ``[N, out]``: x Wᵀ + b + residual."""
+        return self(x).add_(residual)
+
+
+_Linear: TypeAlias = "_Prepacked | _Blocked"
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Neighbouring texts of one length, as attention sees them.
+
+    Attributes:
+        start: where in the line of tokens the first of them begins.
+        tokens: how many tokens they have in all.
+        count: the number of windows.
+        queries: tokens from one window's start to the next one's: those of the texts in it.
+        keys: tokens that one window spans, a multiple of KEYS.
+        mask: ``[queries, keys]``, added to the scores: -inf outside a query's own text; None where
+            the window is one text.
+    """
+
+    start: int
+    tokens: int
+    count: int
+    queries: int
+    keys: int
+    mask: Tensor | None
+
+    @property
+    def end(self) -> int:
+        """Where the last window ends, which may be behind the line's end."""
+        return self.start + (self.count - 1) * self.queries + self.keys
+
+
+class _FusedLayer:
+    """One EncoderLayer."""
+
+    def __init__(self, layer: Any, linear: type[_Linear], activation: str):
+        attention, feed_forward = layer.attention, layer.feed_forward
+        projections = (attention.query, attention.key, attention.value)
+        self.query_key_value = linear(
+            torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
+        )
+        self.output = linear(attention.output.weight, attention.output.bias)
+        self.up = linear(feed_forward.up.weight, feed_forward.up.bias, activation)
+        self.down = linear(feed_forward.down.weight, feed_forward.down.bias)
+        self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
+        self.heads, self.head_size = attention.heads
+
+    def __call__(self, hidden: Tensor, windows: list[_Windows], context: Tensor) -> Tensor:
+        """``[N, D]`` → ``[N, D]``, with ``context [N, D]`` to write to."""
+        self.attend(self.query_key_value(hidden), windows, context)
+        hidden = self.attention_norm(self.output.plus(context, hidden))
+        return self.feed_forward_norm(self.down.plus(self.up(hidden), hidden))
+
+    def attend(self, query_key_value: Tensor, windows: list[_Windows], context: Tensor) -> None:
+        """``[N, 3 · H · d]`` → the heads' contexts, into ``[N, D]``."""
+        H, d = self.heads, self.head_size
+        token = 3 * H * d  # numbers from one token to the next
+        for w in windows:
+            strides = (w.queries * token, d, token, 1)
+            q, k, v = (
+                # [windows, H, tokens, d]: overlapping views, nothing is copied.
+                query_key_value.as_strided((w.count, H, tokens, d), strides, w.start * token + part * H * d)
+                for part, tokens in enumerate((w.queries, w.keys, w.keys))
+            )
+            attended = F.scaled_dot_product_attention(q, k, v, w.mask, scale=d**-0.5)
+            attended = attended.transpose(1, 2).reshape(-1, H * d)  # [windows · queries, D]
+            context[w.start : w.start + w.tokens] = attended[: w.tokens]
+
+
+class FusedEncoder:
+    """The encoder of encoder.py over prepacked weights: inference on the CPU, packed batches.
+
+    It holds copies of the weights, as much memory again as they take. :func:`fused` makes it, keeps it, and
+    makes it anew when the weights have changed.
+
+    Args:
+        encoder: a plain encoder on the CPU, in evaluation mode, without hooks; see :func:`can_fuse`.
+    """
+
+    def __init__(self, encoder: Encoder):
+        embeddings, config = encoder.embeddings, encoder.config
+        self.dtype = embeddings.word.weight.dtype
+        linear: type[_Linear] = _Prepacked if can_prepack(self.dtype) else _Blocked
+        self._word = embeddings.word.weight.detach()
+        self._position = embeddings.position.weight.detach()
+        self._token_type = embeddings.token_type.weight.detach()[0]
+        self._norm = _norm(embeddings.norm)
+        self._layers = [_FusedLayer(layer, linear, config.hidden_act) for layer in encoder.layers]
+        self._masks: dict[int, Tensor] = {}
+        self._state = _State(encoder)
+        _keep_memory()
+
+    def is_current(self, encoder: Encoder) -> bool:
+        """Whether the encoder's weights are those that this was made from.
+
+        Changes are seen that torch counts, such as ``load_state_dict``'s, another tensor or module put in place,
+        hooks, and what changes a tensor as a whole, such as an optimizer. What is written in place through
+        ``parameter.data`` torch does not count: where that is a few numbers of a tensor, put the tensor in
+        place anew (``linear.weight.data = changed``), or write under ``torch.no_grad()``.
+        """
+        return self._state.is_of(encoder)
+
+    def __call__(self, batch: PackedBatch) -> EncoderOutput:
+        """The last hidden state ``[N, D]`` of a batch of texts that have at least one token each."""
+        windows = self._windows(batch.lengths)
+        tokens = len(batch.input_ids)
+        # Tokens for the last window to look at; they are masked, but must be numbers.
+        spare = max(0, max(w.end for w in windows) - tokens)
+        hidden = F.embedding(F.pad(batch.input_ids, (0, spare)), self._word)
+        hidden += self._token_type
+        hidden += F.embedding(F.pad(batch.position_ids, (0, spare)), self._position)
+        hidden = self._norm(hidden)
+        context = torch.zeros_like(hidden)
+        for layer in self._layers:
+            hidden = layer(hidden, windows, context)
+        return EncoderOutput(hidden[:tokens])
+
+    def _windows(self, lengths: tuple[int, ...]) -> list[_Windows]:
+        windows, start = [], 0
+        for length, run in itertools.groupby(lengths):
+            texts = len(list(run))
+            # Short texts share a window of 2 · KEYS in bfloat16, where the kernel's cost is by the window. It
+            # gives a text the same bits at any place of so small a window; beyond, it does not.
+            share = 2 * KEYS // length if self.dtype == torch.bfloat16 and length < KEYS else 1
+            keys = -(-share * length // KEYS) * KEYS
+            mask = None if length == keys else self._mask(length, share, keys)
+            windows.append(_Windows(start, texts * length, -(-texts // share), share * length, keys, mask))
+            start += texts * length
+        return windows
+
+    def _mask(self, length: int, share: int, keys: int) -> Tensor:
+        if length not in self._masks:
+            mask = torch.full((share, 1, keys), -math.inf, dtype=self.dtype)
+            for text in range(share):
+                mask[text, :, text * length : (text + 1) * length] = 0
+            # All queries of a text have one row, which then stays close at hand.
+            self._masks[length] = mask.expand(share, length, keys).flatten(0, 1)
+        return self._masks[length]
+
+
+def fused(encoder: Encoder) -> FusedEncoder | None:
+    """The encoder's fused form, made on first use and again after the weights changed; None where the plain
+    one has to run (see :func:`can_fuse`)."""
+    current = _FUSED.get(encoder)
+    if current is not None and current.is_current(encoder):
+        return current
+    _FUSED.pop(encoder, None)
+    if not can_fuse(encoder):
+        return None
+    _FUSED[encoder] = current = FusedEncoder(encoder)
+    return current
+
+
+_FUSED: WeakKeyDictionary[Encoder, FusedEncoder] = WeakKeyDictionary()
+
+
+def can_fuse(encoder: Encoder) -> bool:
+    """Whether the fused form computes what this encoder does: on the CPU, in evaluation mode, made of the plain
+    modules and nothing else, without hooks, outside autocast."""
+    weights = list(encoder.parameters())
+    return (
+        not any(module.training for module in encoder.modules())
+        and all(type(module) in _PLAIN + _PLAIN_PARTS for module in encoder.modules())
+        and not has_hooks(list(encoder.modules()))
+        and {w.device.type for w in weights} == {"cpu"}
+        and len({w.dtype for w in weights}) == 1
+        and not any(w.is_inference() for w in weights)  # torch does not count changes of these
+        and all(w.is_contiguous() for w in weights)
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def can_prepack(dtype: torch.dtype) -> bool:
+    """Whether this torch has the operators for prepacked weights. They are torch's compiler's own, and private:
+    where they are missing or have changed, the same work is done without them."""
+    if dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
+        return False
+    x = torch.zeros(2, KEYS, dtype=dtype)
+    try:
+        return bool(_Prepacked(x, x[:, 0]).plus(x, x[:, :2]).shape == (2, 2))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by instructions of its own. An x86 without them emulates it, a
+    hundred times slower."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    # Forcing a lesser instruction set on oneDNN takes them away as well.
+    forced = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if not any(name in forced for name in ("DEFAULT", "ALL", "AMX", "BF16")):
+        return False
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+class _State:
+    """What an encoder was when its weights were copied, in a form that is compared within microseconds."""
+
+    def __init__(self, encoder: Encoder):
+        modules = list(encoder.modules())
+        self.parts = modules[1:]  # without the encoder itself, which would live as long as this
+        self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
+        self.tensors = [
+            (m._parameters, name, tensor, tensor.data_ptr(), tensor._version)
+            for m in modules
+            for name, tensor in m._parameters.items()
+            if tensor is not None
+        ]
+        # A fused optimizer's step is not counted in _version. It changes nearly all numbers, so some of each
+        # tensor tell.
+        self.views = [t.detach().view(-1)[:: max(1, t.numel() // 8)] for _, _, t, _, _ in self.tensors]
+        self.sample = torch.cat(self.views)
+
+    def is_of(self, encoder: Encoder) -> bool:
+        modules = (encoder, *self.parts)
+        return (
+            not any(m.training for m in modules)
+            and all(children.get(name) is child for children, name, child in self.children)
+            and all(
+                tensors.get(name) is tensor and tensor.data_ptr() == pointer and tensor._version == version
+                for tensors, name, tensor, pointer, version in self.tensors
+            )
+            and torch.equal(torch.cat(self.views), self.sample)
+            and not has_hooks(modules)
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+def has_hooks(modules: Sequence[nn.Module]) -> bool:
+    """Whether something runs before, after or in place of the modules' own forward."""
+    every = torch.nn.modules.module
+    return bool(every._global_forward_hooks or every._global_forward_pre_hooks) or any(
+        m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in modules
+    )
+
+
+def _norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    shape, weight, bias, eps = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps
+    return lambda hidden: torch.layer_norm(hidden, shape, weight, bias, eps)
+
+
+def _keep_memory() -> None:
+    """Lets the C library keep freed memory of up to 32 MB a piece for the next batch, in place of giving it back
+    and asking again, page by page, which took 13 % of the time. Its limit adapts to the largest piece that was
+    freed, so one is."""
+    torch.empty(31 << 20, dtype=torch.uint8)

@@ -211,11 +211,12 @@ def test_changing_nothing_changes_no_bit(model: SentenceEncoder, layout: str) ->
     plain = embed(model, SHORT, layout)
     trace = model.trace(SHORT, layout=layout)
     for name in trace:
-        axis = "dimension" if "attention.scores" not in name and "probabilities" not in name else "key"
-        actions = [patch(trace), ablate(**{axis: []}), scale(1.0), lambda value, place: value.clone()]
-        for action in actions:
-            with model.intervene({name: action}):
-                assert torch.equal(embed(model, SHORT, layout), plain), name
+        with model.intervene({name: patch(trace)}):
+            assert torch.equal(embed(model, SHORT, layout), plain), name
+    nothing = {activation.name.replace("{i}", "*"): ablate(**{activation.axes[-1]: []}) for activation in ACTIVATIONS}
+    for changes in (nothing, {"*": scale(1.0)}, {"*": lambda value, place: value}):
+        with model.intervene(changes):
+            assert torch.equal(embed(model, SHORT, layout), plain)
     with model.intervene({"*": patch(trace)}):
         assert torch.equal(embed(model, SHORT, layout), plain)
     assert torch.equal(embed(model, SHORT, layout), plain)

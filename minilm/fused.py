@@ -213,7 +213,10 @@ class FusedEncoder:
         windows = self._windows(batch.lengths)
         tokens = len(batch.input_ids)
         # Tokens for the last window to look at; they are masked, but must be numbers.
-        spare = max(0, max(w.end for w in windows) - tokens)
+        rows = max(tokens, max(w.end for w in windows))
+        if rows > 1024:  # oneDNN keeps a kernel for each number of rows: few numbers, little memory
+            rows = -(-rows // 64) * 64
+        spare = rows - tokens
         hidden = F.embedding(F.pad(batch.input_ids, (0, spare)), self._word)
         hidden += self._token_type
         hidden += F.embedding(F.pad(batch.position_ids, (0, spare)), self._position)

@@ -70,6 +70,10 @@ class SlowPrecisionWarning(UserWarning):
     """The processor has no instructions for the weights' type and emulates it."""
 
 
+class LossyPrecisionWarning(UserWarning):
+    """A precision was chosen that changes the vectors beyond rounding of their own type."""
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
     if value not in choices:

@@ -26,7 +26,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -35,6 +35,9 @@ from torch.nn import functional as F
 
 from minilm.encoder import ACTIVATIONS, Embeddings, Encoder, EncoderLayer, EncoderOutput, FeedForward, SelfAttention
 from minilm.layouts import PackedBatch
+
+if TYPE_CHECKING:
+    from minilm.int8 import _Int8Linear
 
 # The number of keys that torch's attention kernel likes to be divided by: a vector of float32.
 KEYS = 16
@@ -108,7 +111,7 @@ class _Blocked:
         return self(x).add_(residual)
 
 
-_Linear: TypeAlias = "_Prepacked | _Blocked"
+_Linear: TypeAlias = "_Prepacked | _Blocked | _Int8Linear"
 
 
 @dataclass(frozen=True)
@@ -141,17 +144,10 @@ class _Windows:
 class _FusedLayer:
     """One EncoderLayer."""
 
-    def __init__(self, layer: Any, linear: type[_Linear], activation: str):
-        attention, feed_forward = layer.attention, layer.feed_forward
-        projections = (attention.query, attention.key, attention.value)
-        self.query_key_value = linear(
-            torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
-        )
-        self.output = linear(attention.output.weight, attention.output.bias)
-        self.up = linear(feed_forward.up.weight, feed_forward.up.bias, activation)
-        self.down = linear(feed_forward.down.weight, feed_forward.down.bias)
+    def __init__(self, layer: Any, products: Sequence[_Linear]):
+        self.query_key_value, self.output, self.up, self.down = products
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
-        self.heads, self.head_size = attention.heads
+        self.heads, self.head_size = layer.attention.heads
 
     def __call__(self, hidden: Tensor, windows: list[_Windows], context: Tensor) -> Tensor:
         """``[N, D]`` → ``[N, D]``, with ``context [N, D]`` to write to."""
@@ -175,6 +171,17 @@ class _FusedLayer:
             context[w.start : w.start + w.tokens] = attended[: w.tokens]
 
 
+def _products(layer: Any, linear: type[_Prepacked | _Blocked], activation: str) -> list[_Linear]:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    projections = (attention.query, attention.key, attention.value)
+    return [
+        linear(torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])),
+        linear(attention.output.weight, attention.output.bias),
+        linear(feed_forward.up.weight, feed_forward.up.bias, activation),
+        linear(feed_forward.down.weight, feed_forward.down.bias),
+    ]
+
+
 class FusedEncoder:
     """The encoder of encoder.py over prepacked weights: inference on the CPU, packed batches.
 
@@ -183,17 +190,26 @@ class FusedEncoder:
 
     Args:
         encoder: a plain encoder on the CPU, in evaluation mode, without hooks; see :func:`can_fuse`.
+        calibration: for weights in int8, the tokens that their activations' sizes are found on (int8.py).
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: Encoder, calibration: PackedBatch | None = None):
         embeddings, config = encoder.embeddings, encoder.config
         self.dtype = embeddings.word.weight.dtype
-        linear: type[_Linear] = _Prepacked if can_prepack(self.dtype) else _Blocked
+        self.calibration = calibration
         self._word = embeddings.word.weight.detach()
         self._position = embeddings.position.weight.detach()
         self._token_type = embeddings.token_type.weight.detach()[0]
         self._norm = _norm(embeddings.norm)
-        self._layers = [_FusedLayer(layer, linear, config.hidden_act) for layer in encoder.layers]
+        if calibration is None:
+            linear = _Prepacked if can_prepack(self.dtype) else _Blocked
+            self._layers = [_FusedLayer(x, _products(x, linear, config.hidden_act)) for x in encoder.layers]
+        else:
+            from minilm.int8 import check_can_quantise, input_sizes, int8_products
+
+            check_can_quantise(encoder)
+            sizes = input_sizes(encoder, calibration)
+            self._layers = [_FusedLayer(x, int8_products(x, sizes)) for x in encoder.layers]
         self._masks: dict[int, Tensor] = {}
         self._state = _State(encoder)
         _keep_memory()
@@ -249,16 +265,16 @@ class FusedEncoder:
         return self._masks[length]
 
 
-def fused(encoder: Encoder) -> FusedEncoder | None:
+def fused(encoder: Encoder, calibration: PackedBatch | None = None) -> FusedEncoder | None:
     """The encoder's fused form, made on first use and again after the weights changed; None where the plain
     one has to run (see :func:`can_fuse`)."""
     current = _FUSED.get(encoder)
-    if current is not None and current.is_current(encoder):
+    if current is not None and current.calibration is calibration and current.is_current(encoder):
         return current
     _FUSED.pop(encoder, None)
     if not can_fuse(encoder):
         return None
-    _FUSED[encoder] = current = FusedEncoder(encoder)
+    _FUSED[encoder] = current = FusedEncoder(encoder, calibration)
     return current
 
 

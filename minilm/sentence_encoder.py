@@ -23,6 +23,7 @@ from minilm.checkpoint import WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     InputError,
+    LossyPrecisionWarning,
     SlowPrecisionWarning,
     TextTypeError,
     TruncationError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 Truncation: TypeAlias = Literal["warn", "error", "silent"]
 TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
+WeightPrecision: TypeAlias = Literal["int8"]
 Device: TypeAlias = "str | torch.device"
 
 
@@ -122,6 +124,7 @@ class SentenceEncoder(nn.Module):
         self.truncate_dim = truncate_dim
         self.unused_tensors: dict[str, Tensor] = {}
         self._tokenizer_files: dict[str, bytes] = {}
+        self._calibration: PackedBatch | None = None  # for weights in int8
         self._resolve_prompt(None, default_prompt_name)
 
     @classmethod
@@ -135,6 +138,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
         truncate_dim: int | None = None,
+        weight_precision: WeightPrecision | None = None,
         cache_folder: str | os.PathLike[str] | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
@@ -149,6 +153,7 @@ class SentenceEncoder(nn.Module):
             dtype: floating-point type; None takes the one that config.json states, or else the weights'.
             prompts, default_prompt_name, similarity_fn_name: override what the folder says.
             truncate_dim: keep only the first dimensions of each vector.
+            weight_precision: None or ``"int8"``, see :attr:`weight_precision`.
             cache_folder, revision, local_files_only, token: see :func:`minilm.hub.find_model`.
 
         Raises:
@@ -173,7 +178,9 @@ class SentenceEncoder(nn.Module):
         )
         model.unused_tensors = ignored
         model._tokenizer_files = pipeline.tokenizer_files
-        return model.eval().to(device or _best_device())
+        model.eval().to(device or ("cpu" if weight_precision else _best_device()))
+        model.weight_precision = weight_precision
+        return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Writes a folder that sentence-transformers and :meth:`from_pretrained` load, to the same
@@ -432,11 +439,16 @@ class SentenceEncoder(nn.Module):
             message = "this processor emulates bfloat16, up to a hundred times slower than float32; use float32"
             warnings.warn(SlowPrecisionWarning(message), stacklevel=_outside())
         mine = layout == "packed" and type(self).forward is SentenceEncoder.forward and not has_hooks([self])
-        fast = fused(self.encoder) if mine else None
-        if fast is not None and not self.training:
-            return fast  # which is in evaluation mode, then; to go through all modules takes a single query's time
-        self.eval()
-        return fused(self.encoder) if mine else None
+        fast = fused(self.encoder, self._calibration) if mine else None
+        if fast is None or self.training:  # else all is in evaluation mode, and to look takes a single query's time
+            self.eval()
+            fast = fused(self.encoder, self._calibration) if mine else None
+        if fast is None and layout == "packed" and self._calibration is not None:
+            raise InputError(
+                "weight_precision is 'int8', which cannot be had in this call: the model has hooks, parts of another "
+                "kind, another device, or runs under autocast; set model.weight_precision to None"
+            )
+        return fast
 
     def _batch(self, ids: TokenIds, layout: Layout) -> Batch:
         if layout == "padded":
@@ -516,6 +528,41 @@ class SentenceEncoder(nn.Module):
         if not 2 < value <= most:
             raise InputError(f"max_seq_length is {value}, expected 3 … {most}")
         self.tokenizer.max_seq_length = value
+
+    @property
+    def weight_precision(self) -> WeightPrecision | None:
+        """None: weights are multiplied in their own type. May be set to ``"int8"``: :meth:`encode` then rounds weights
+        and activations to 8 bits in its packed layout, which is faster on processors with VNNI and without
+        bfloat16, and changes the vectors a little (int8.py); a :class:`LossyPrecisionWarning` says how much, as
+        measured on a few texts. All else, the padded layout included, computes with the float weights.
+
+        Raises:
+            InputError: the model is not float32 on the CPU, or the processor has no instructions for it.
+        """
+        return "int8" if self._calibration is not None else None
+
+    @weight_precision.setter
+    def weight_precision(self, value: WeightPrecision | None) -> None:
+        check_choice("weight_precision", value, (None, "int8"))
+        self._calibration = None
+        if value is None:
+            return
+        from minilm.int8 import calibration, check_can_quantise
+        from minilm.parity import TEXTS
+
+        check_can_quantise(self.encoder)
+        exact = self.encode(TEXTS, truncation="silent", normalize_embeddings=True, show_progress_bar=False)
+        self._calibration = calibration(self.tokenizer, TEXTS)
+        ours = self.encode(TEXTS, truncation="silent", normalize_embeddings=True, show_progress_bar=False)
+        cosines = (exact * ours).sum(1)
+        warnings.warn(
+            LossyPrecisionWarning(
+                f"int8 weights change the vectors: cosine with float32's {cosines.mean():.4f} on average, "
+                f"{cosines.min():.4f} at least, on {len(TEXTS)} texts"
+                + ("; bfloat16 is closer, and with AMX faster" if has_fast_bfloat16() else "")
+            ),
+            stacklevel=_outside(),
+        )
 
     @property
     def device(self) -> torch.device:

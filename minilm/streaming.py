@@ -274,6 +274,7 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
         "weights": weights_sha256(model.encoder),
         "config": _sha256(json.dumps(dataclasses.asdict(model.encoder.config), sort_keys=True)),
         "tokenizer": _sha256(model.tokenizer.to_json()),
+        "weight_precision": model.weight_precision,
         "max_seq_length": model.max_seq_length,
         "normalize": type(model.normalize).__name__,
         **{name: value for name, value in arguments.items() if name not in _NOT_IN_RUN},

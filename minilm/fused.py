@@ -76,19 +76,21 @@ class _Prepacked:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _TYPICAL_ROWS)
         self.bias = bias.detach()
         self.activation = ("none", [], "") if activation is None else _ACTIVATIONS[activation]
+        self.product = torch.ops.mkldnn._linear_pointwise.default
+        self.sum = torch.ops.mkldnn._linear_pointwise.binary
         self.in_blocks = weight.dtype == torch.bfloat16 and weight.shape[1] >= self.long
 
     def __call__(self, x: Tensor) -> Tensor:
         """``[N, in]`` → ``[N, out]``: activation(x Wᵀ + b)."""
         if self.in_blocks and x.shape[0] in self.few:
             return torch.cat([self(block) for block in x.split(ROWS)])
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self.activation)  # type: ignore[no-any-return]
+        return self.product(x, self.weight, self.bias, *self.activation)  # type: ignore[no-any-return]
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """``[N, in]``, ``[N, out]`` → ``[N, out]``: x Wᵀ + b + residual."""
         if self.in_blocks and x.shape[0] in self.few:
             return torch.cat([self.plus(*block) for block in zip(x.split(ROWS), residual.split(ROWS), strict=True)])
-        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")  # type: ignore[no-any-return]
+        return self.sum(x, residual, self.weight, self.bias, "add")  # type: ignore[no-any-return]
 
 
 class _Blocked:
@@ -148,17 +150,23 @@ class _FusedLayer:
         self.query_key_value, self.output, self.up, self.down = products
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
         self.heads, self.head_size = layer.attention.heads
+        # What the last window may look at behind the line of tokens.
+        self.zeros = layer.attention.query.weight.new_zeros(2 * KEYS, 3 * self.heads * self.head_size).detach()
 
-    def __call__(self, hidden: Tensor, windows: list[_Windows], context: Tensor) -> Tensor:
-        """``[N, D]`` → ``[N, D]``, with ``context [N, D]`` to write to."""
-        self.attend(self.query_key_value(hidden), windows, context)
+    def __call__(self, hidden: Tensor, windows: list[_Windows]) -> Tensor:
+        """``[N, D]`` → ``[N, D]``."""
+        context = self.attend(self.query_key_value(hidden), windows)
         hidden = self.attention_norm(self.output.plus(context, hidden))
         return self.feed_forward_norm(self.down.plus(self.up(hidden), hidden))
 
-    def attend(self, query_key_value: Tensor, windows: list[_Windows], context: Tensor) -> None:
-        """``[N, 3 · H · d]`` → the heads' contexts, into ``[N, D]``."""
+    def attend(self, query_key_value: Tensor, windows: list[_Windows]) -> Tensor:
+        """``[N, 3 · H · d]`` → the heads' contexts ``[N, D]``; zeros behind the last window's tokens."""
         H, d = self.heads, self.head_size
         token = 3 * H * d  # numbers from one token to the next
+        rows, seen = len(query_key_value), max(w.end for w in windows)
+        if seen > rows:
+            query_key_value = torch.cat((query_key_value, self.zeros[: seen - rows]))
+        contexts = []
         for w in windows:
             strides = (w.queries * token, d, token, 1)
             q, k, v = (
@@ -167,8 +175,11 @@ class _FusedLayer:
                 for part, tokens in enumerate((w.queries, w.keys, w.keys))
             )
             attended = F.scaled_dot_product_attention(q, k, v, w.mask, scale=d**-0.5)
-            attended = attended.transpose(1, 2).reshape(-1, H * d)  # [windows · queries, D]
-            context[w.start : w.start + w.tokens] = attended[: w.tokens]
+            contexts.append(attended.transpose(1, 2).reshape(-1, H * d)[: w.tokens])
+            rows -= w.tokens
+        if rows:
+            contexts.append(query_key_value.new_zeros(rows, H * d))
+        return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
 def _products(layer: Any, linear: type[_Prepacked | _Blocked], activation: str) -> list[_Linear]:
@@ -227,19 +238,18 @@ class FusedEncoder:
     def __call__(self, batch: PackedBatch) -> EncoderOutput:
         """The last hidden state ``[N, D]`` of a batch of texts that have at least one token each."""
         windows = self._windows(batch.lengths)
-        tokens = len(batch.input_ids)
-        # Tokens for the last window to look at; they are masked, but must be numbers.
-        rows = max(tokens, max(w.end for w in windows))
-        if rows > 1024:  # oneDNN keeps a kernel for each number of rows: few numbers, little memory
-            rows = -(-rows // 64) * 64
-        spare = rows - tokens
-        hidden = F.embedding(F.pad(batch.input_ids, (0, spare)), self._word)
+        tokens, ids, positions = len(batch.input_ids), batch.input_ids, batch.position_ids
+        if tokens > 1024:
+            # oneDNN keeps a kernel for each number of rows: few numbers, little memory. Windows look beyond the
+            # last token; what is there is masked, but must be numbers.
+            spare = -(-max(w.end for w in windows) // 64) * 64 - tokens
+            ids, positions = F.pad(ids, (0, spare)), F.pad(positions, (0, spare))
+        hidden = F.embedding(ids, self._word)
         hidden += self._token_type
-        hidden += F.embedding(F.pad(batch.position_ids, (0, spare)), self._position)
+        hidden += F.embedding(positions, self._position)
         hidden = self._norm(hidden)
-        context = torch.zeros_like(hidden)
         for layer in self._layers:
-            hidden = layer(hidden, windows, context)
+            hidden = layer(hidden, windows)
         return EncoderOutput(hidden[:tokens])
 
     def _windows(self, lengths: tuple[int, ...]) -> list[_Windows]:
@@ -335,8 +345,8 @@ class _State:
             if tensor is not None
         ]
         # A fused optimizer's step is not counted in _version. It changes nearly all numbers, so some of each
-        # tensor tell.
-        self.views = [t.detach().view(-1)[:: max(1, t.numel() // 8)] for _, _, t, _, _ in self.tensors]
+        # tensor tell. They stand side by side, since to gather others takes a single query's time.
+        self.views = [t.detach().view(-1)[-8:] for _, _, t, _, _ in self.tensors]
         self.sample = torch.cat(self.views)
 
     def is_of(self, encoder: Encoder) -> bool:

@@ -29,7 +29,7 @@ def masked_mean(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     accumulate = torch.promote_types(hidden.dtype, torch.float32)
     if mask is None:
-        mask = hidden.new_ones(hidden.shape[:2])
+        return (hidden.sum(dim=1, dtype=accumulate) / hidden.shape[1]).to(hidden.dtype)
     weight = mask[..., None].to(hidden.dtype)  # [B, T, 1]
     total = (hidden * weight).sum(dim=1, dtype=accumulate)  # [B, D]
     count = weight.sum(dim=1, dtype=accumulate).clamp(min=1e-9)  # [B, 1]

@@ -6,7 +6,9 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import minilm
 from minilm.errors import MinilmError
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             subparser.set_defaults(run=command.run)
     parsed = parser.parse_args(arguments)
     try:
-        status: int = parsed.run(parsed)
+        with _warnings_in_one_line(parsed.command):
+            status: int = parsed.run(parsed)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader, e.g. head, has seen enough
@@ -57,6 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"minilm {parsed.command}: interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _warnings_in_one_line(command: str) -> Iterator[None]:
+    """Without the line of Python that they come from, which says nothing to the reader of a terminal."""
+    before = warnings.formatwarning
+
+    def format_warning(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category.__module__ == "minilm.errors":
+            return f"minilm {command}: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 if __name__ == "__main__":

@@ -165,6 +165,14 @@ def test_on_the_command_line(tiny_folder: TinyFolder, tmp_path: Path) -> None:
     assert np.load(tmp_path / "out.npy").shape == (2, 24)
 
 
+@needs_vnni
+def test_its_warning_is_one_line_of_the_commands_own(tiny_folder: TinyFolder) -> None:
+    command = [sys.executable, "-m", "minilm", "similarity", "a", "b", "--model", str(tiny_folder())]
+    process = subprocess.run([*command, "--weight-precision", "int8"], capture_output=True, text=True, check=True)
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("minilm similarity: int8 weights change the vectors")
+
+
 TRY = """
 import sys
 import warnings

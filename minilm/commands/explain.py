@@ -15,10 +15,9 @@ import argparse
 import os
 import shutil
 import sys
-import warnings
 
 from minilm.commands.options import add_model_arguments, load_model
-from minilm.errors import InputError, TruncationWarning
+from minilm.errors import InputError
 from minilm.hub import MODEL_ID
 from minilm.internals.explanation import explain
 from minilm.internals.walk import walk
@@ -52,11 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if os.path.isdir(file) or not os.path.isdir(os.path.dirname(file) or "."):
             raise InputError(f"{file} cannot be written: it is a folder, or its folder does not exist")
     model = load_model(args)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TruncationWarning)
-        explanation = explain(model, *args.texts, baseline=args.baseline, steps=args.steps, name=args.model or MODEL_ID)
-    for warning in caught:
-        print(f"minilm explain: {warning.message}", file=sys.stderr)
+    explanation = explain(model, *args.texts, baseline=args.baseline, steps=args.steps, name=args.model or MODEL_ID)
     if args.json:
         explanation.write_json(args.json)
         print(f"{args.json}: all figures", file=sys.stderr)

@@ -12,21 +12,16 @@ from minilm.sentence_encoder import SentenceEncoder
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--device``, ``--dtype`` and ``--weight-precision``."""
+    """``--model``, ``--device`` and ``--dtype``."""
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder, or a model's name on the hub (default: all-MiniLM-L6-v2)"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps … (default: the best there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the computation (default: the checkpoint's)")
-    parser.add_argument(
-        "--weight-precision",
-        choices=("int8",),
-        help="8-bit weights: faster on a CPU with VNNI and without bfloat16; changes the vectors a little",
-    )
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``SentenceEncoder.encode``, under their names."""
+    """The options of ``SentenceEncoder.encode``, under their names, and the weights' precision, which it alone heeds."""
     parser.add_argument(
         "--batch-size", type=int, default=32, help="texts at a time; packed: 128 tokens for each (default: 32)"
     )
@@ -42,17 +37,22 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
         default="warn",
         help="what to do about texts over the model's limit of tokens (default: warn)",
     )
+    parser.add_argument(
+        "--weight-precision",
+        choices=("int8",),
+        help="8-bit weights: faster on a CPU with VNNI and without bfloat16; changes the vectors a little",
+    )
     parser.add_argument("--prompt", help="text to put before each text")
     parser.add_argument("--prompt-name", help="the model's prompt of this name, to put before each text")
 
 
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
-    """The model that :func:`add_model_arguments` describes."""
+    """The model that the arguments describe."""
     return SentenceEncoder.from_pretrained(
         args.model,
         device=args.device,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
-        weight_precision=args.weight_precision,
+        weight_precision=getattr(args, "weight_precision", None),
     )
 
 

@@ -297,7 +297,8 @@ def _scores_section(found: Comparison, top: int) -> Html:
     for pair in scores.changed_most(top):
         tokens = [f"{_signed(t.change)} {escape(t.first, 30)} × {escape(t.second, 30)}" for t in pair.tokens or ()]
         texts = text_cell(pair.first, ON_PAGE) + text_cell(pair.second, ON_PAGE)
-        rows.append([texts, f'<div class="text">{"<br>".join(tokens) or "-"}</div>', f"{pair.a:.4f}", f"{pair.b:.4f}", _signed(pair.change)])
+        changes = f'<div class="text">{"<br>".join(tokens) or "-"}</div>'
+        rows.append([texts, changes, f"{pair.a:.4f}", f"{pair.b:.4f}", _signed(pair.change)])
     if rows:
         head = ["pair", "token pairs that changed most", "A", "B", "change"]
         parts.append(table(head, rows, numbers=3, caption="Pairs whose score changed most"))

@@ -85,7 +85,8 @@ def layer_by_layer(found: LayerByLayer) -> Html:
 
 def trace(found: Trace) -> Html:
     """The texts with their tokens, and what is kept."""
-    texts = [[text_cell(text, 80), text_cell(" ".join(row))] for text, row in zip(found.texts, found.tokens, strict=True)]
+    tokens = map(" ".join, found.tokens)
+    texts = [[text_cell(text, 80), text_cell(row)] for text, row in zip(found.texts, tokens, strict=True)]
     kept = []
     for name in found:
         value = found[name]

@@ -95,8 +95,9 @@ def read_table(
         path: the file; its ending tells its format.
         columns: the columns to keep. JSONL has them by name. In CSV and TSV, a first line with any
             of these names (case aside) is a header, and must have all of them; without one, every
-            line must have just these columns, in this order. None keeps all: the first line of CSV
-            and TSV is then the header, and each object of JSONL must have the keys of the first.
+            line must have just these columns, in this order, then maybe the optional ones. None keeps
+            all: the first line of CSV and TSV is then the header, and each object of JSONL must have
+            the keys of the first.
         optional: further columns, by name; None stands for each cell that is not there.
 
     Raises:
@@ -164,8 +165,8 @@ def _from_csv(path: Path, text: str, delimiter: str, columns: Sequence[str] | No
     if columns is not None:
         wanted = {name.casefold(): name for name in (*columns, *optional)}
         header = [wanted.get(name.casefold(), name) for name in header]
-    if columns is not None and not set(columns) & set(header):
-        header = list(columns)
+    if columns is not None and not set(columns) & set(header):  # there is none: the first line tells how many
+        header = [*columns, *optional][: max(len(columns), len(first))]
     else:
         del records[0]
     if missing := [name for name in columns or () if name not in header]:

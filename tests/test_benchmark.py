@@ -1,8 +1,10 @@
-"""The benchmark: its arithmetic, who is refused, and one small run of the real thing. Nothing is timed."""
+"""The benchmark: its arithmetic, who is refused, and small runs of the real thing. Nothing is timed."""
 
 import json
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import numpy as np
@@ -169,8 +171,7 @@ def test_texts_of_a_file_are_distinct_and_not_blank(tmp_path, model):
         texts.read_file(str(tmp_path / "empty.txt"), None)
 
 
-def test_calibration_texts_are_not_among_those_measured():
-    docstrings = texts.read_docstrings()
+def test_calibration_texts_are_not_among_those_measured(docstrings):
     assert len(docstrings.calibration) == texts.CALIBRATION_TEXTS
     assert set(docstrings.calibration).isdisjoint([*docstrings.summaries, *docstrings.bodies])
     assert len(set(docstrings.sentences)) == len(docstrings.sentences) > 10_000
@@ -197,14 +198,36 @@ def test_gemm_rate_is_a_rate(weights, one_thread):
     assert Gemm(Settings("gemm", str(weights), "cpu", 1, 256, {})).rate("float32", 0.0) > 0
 
 
-def test_quick_run(tmp_path, weights):
-    """The whole script on a handful of texts: the tables, the JSON, the picture."""
+@pytest.fixture(scope="module")
+def docstrings():
+    return texts.read_docstrings()
+
+
+@pytest.fixture
+def benchmark(request, monkeypatch, tmp_path):
+    """The script as a module, its processes real, without what takes long: reading docstrings, a steady GEMM rate."""
+    monkeypatch.setattr("environment.enter", lambda extras: None)
+    loader = SourceFileLoader("benchmark", str(ROOT / "scripts" / "benchmark"))
+    script = module_from_spec(spec_from_loader("benchmark", loader))
+    loader.exec_module(script)
+    call = Worker.call
+    monkeypatch.setattr(Worker, "call", lambda *arguments: call(*arguments, *[0.0] * (arguments[1] == "rate")))
+    monkeypatch.setattr(texts, "read_docstrings", lambda: request.getfixturevalue("docstrings"))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["scripts/benchmark", *map(str, options)])
+        script.main()
+
+    return run
+
+
+def test_quick_run(benchmark, tmp_path, weights, capfd):
+    """Everything but the peers, on a handful of texts: the tables, the JSON, the picture."""
     out, picture = tmp_path / "speed.json", tmp_path / "speed.png"
-    command = [sys.executable, ROOT / "scripts" / "benchmark", "--quick", "--threads", "1"]
-    options = ["--json", out, "--picture", picture]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    benchmark("--quick", "--threads", "1", "--json", out, "--picture", picture)
+    printed, errors = capfd.readouterr()
+    assert errors == ""
     found = json.loads(out.read_text())
     assert {"machine", "versions", "settings", "contenders", "texts", "gemm_gflops", "latency", "growth"} == set(found)
     assert found["settings"]["threads"] == 1
@@ -216,7 +239,7 @@ def test_quick_run(tmp_path, weights):
             assert row["check"]["problem"] is None and row["check"]["largest_difference"] < 1e-5
             assert row["ratio"]["lowest"] <= row["ratio"]["median"] <= row["ratio"]["highest"]
             assert row["gemm_share"] > 0
-        assert label("minilm-fp32") in done.stdout
+        assert label("minilm-fp32") in printed
     assert found["contenders"]["minilm-fp32"]["precision"].startswith("float32")
     assert found["contenders"]["minilm-fp32"]["peak_memory_mib"] > 50
     assert set(found["latency"]["minilm-fp32"]) == {"5", "14", "32", "64", "128", "256"}
@@ -224,11 +247,8 @@ def test_quick_run(tmp_path, weights):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_quick_training(tmp_path, tiny_bert):
-    command = [sys.executable, ROOT / "scripts" / "benchmark", "--quick", "--training", "--threads", "1"]
-    options = ["--model", tiny_bert, "--json", tmp_path / "t.json"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_quick_training(benchmark, tmp_path, tiny_bert):
+    benchmark("--quick", "--training", "--threads", "1", "--model", tiny_bert, "--json", tmp_path / "t.json")
     found = json.loads((tmp_path / "t.json").read_text())["training"]
     assert found["minilm-padded-fp32"]["same_losses"] is True
     assert found["st-fp32"]["ratio"] == {"median": 1, "lowest": 1, "highest": 1}
@@ -245,8 +265,14 @@ def test_quick_training(tmp_path, tiny_bert):
         (["--quick", "--json", "nowhere/a.json"], "there is no folder nowhere"),
     ],
 )
-def test_bad_options(options, message, tmp_path):
-    command = [sys.executable, ROOT / "scripts" / "benchmark", *options]
+def test_bad_options(options, message, benchmark, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark(*options)
+    assert message in capsys.readouterr().err
+
+
+def test_the_script_by_itself(tmp_path):
+    command = [sys.executable, ROOT / "scripts" / "benchmark", "--quick", "--model", tmp_path / "none"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode != 0
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.startswith("benchmark: ") and "Traceback" not in done.stderr

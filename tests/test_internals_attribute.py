@@ -281,9 +281,21 @@ def test_pairs_are_read_with_and_without_scores(tmp_path: Path) -> None:
     assert read_pairs(file) == ([("one", "two"), ("three", "four")], [2.5, 0])
     file.write_text("sentence1,sentence2\none,two\n")
     assert read_pairs(file) == ([("one", "two")], None)
+    file.write_text("one,two\nthree,four\n")
+    assert read_pairs(file) == ([("one", "two"), ("three", "four")], None)
+    file.write_text("one,two,2.5\nthree,four,\n")
+    with pytest.raises(InputError, match="line 2: score is '', expected a finite number"):
+        read_pairs(file)
+    file.write_text("one,two,2.5\nthree,four\n")
+    with pytest.raises(InputError, match="line 2: found 2 cells, expected 3"):
+        read_pairs(file)
     file = tmp_path / "pairs.jsonl"
     file.write_text('{"question": "one", "answer": "two"}\n')
     assert read_pairs(file, ("question", "answer")) == ([("one", "two")], None)
+    with open(file, "a") as more:
+        more.write('{"question": "three", "answer": "four", "score": 1}\n')
+    with pytest.raises(InputError, match="line 1: score is null"):  # not half of them, and not none in silence
+        read_pairs(file, ("question", "answer"))
     with pytest.raises(InputError, match="there is no 'sentence1', 'sentence2'; the columns here are 'question'"):
         read_pairs(file)
     with pytest.raises(InputError, match="cannot read"):

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from browser import Watched, browser
+from conftest import TinyFolder
 from playwright.sync_api import Browser, Page
 
 from minilm import SentenceEncoder
+from minilm.internals import compare
 from minilm.internals.explanation import Explanation, explain
 from minilm.internals.html import visible
 
@@ -35,7 +37,14 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def explained(model: SentenceEncoder) -> Explanation:
-    return explain(model, A, B, name="all-MiniLM-L6-v2")
+    return explain(model, A, B, steps=8, name="all-MiniLM-L6-v2")
+
+
+@pytest.fixture(scope="module")
+def small(tiny_folder: TinyFolder) -> SentenceEncoder:
+    """As many layers, heads and tokens as the real model has, of few numbers: for pages of long texts."""
+    folder = tiny_folder(num_hidden_layers=6, num_attention_heads=12, max_position_embeddings=264)
+    return SentenceEncoder.from_pretrained(folder, device="cpu")
 
 
 @pytest.fixture
@@ -164,8 +173,8 @@ def test_light_and_dark(show: Open, explained: Explanation) -> None:
     assert brightness(dark) < 50
 
 
-def test_a_phone_scrolls_no_page_sideways(show: Open, model: SentenceEncoder) -> None:
-    page = show(explain(model, "word " * 40 + "x" * 300, HOSTILE, steps=2), width=390)
+def test_a_phone_scrolls_no_page_sideways(show: Open, small: SentenceEncoder) -> None:
+    page = show(explain(small, "a cat " * 20 + "x" * 300, HOSTILE, steps=2), width=390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = page.locator("#pair-map .map")
     box.focus()
@@ -176,8 +185,8 @@ def test_a_phone_scrolls_no_page_sideways(show: Open, model: SentenceEncoder) ->
     assert edge["x"] <= cursor["x"] and cursor["x"] + cursor["width"] <= edge["x"] + edge["width"]
 
 
-def test_hostile_texts_stay_texts(show: Open, model: SentenceEncoder) -> None:
-    page = show(explain(model, HOSTILE, HOSTILE[::-1], steps=2, name=HOSTILE))
+def test_hostile_texts_stay_texts(show: Open, small: SentenceEncoder) -> None:
+    page = show(explain(small, HOSTILE, HOSTILE[::-1], steps=2, name=HOSTILE))
     assert page.locator(".text").first.inner_text() == visible(HOSTILE)
     assert page.locator("img, iframe, object, form, a").count() == 0
     assert page.locator("script").count() == 2
@@ -206,12 +215,12 @@ def test_one_text(show: Open, model: SentenceEncoder) -> None:
     assert page.locator("#text-0 button").all_inner_texts() == ["[CLS]", "漢", "and", "[UNK]", "[SEP]"]
 
 
-def test_256_by_256_tokens_stay_usable(show: Open, model: SentenceEncoder, tmp_path: Path) -> None:
+def test_256_by_256_tokens_stay_usable(show: Open, small: SentenceEncoder, tmp_path: Path) -> None:
     words = "the ferry leaves harbour seven in morning bread oven crust hollow roses march library noon".split()
     first = " ".join(words[i * 7 % len(words)] for i in range(260))
     second = " ".join(words[i * 4 % len(words)] for i in range(260))
     with pytest.warns(UserWarning, match="2 of 2 texts are over the limit"):
-        found = explain(model, first, second, steps=2)
+        found = explain(small, first, second, steps=2)
     page = show(found)
     assert (tmp_path / "page 0.html").stat().st_size < 15_000_000
     map_ = page.locator("#pair-map .map")
@@ -222,6 +231,26 @@ def test_256_by_256_tokens_stay_usable(show: Open, model: SentenceEncoder, tmp_p
     for number in (0, 1):  # one byte each: near, and the nearer the smaller
         shown = torch.tensor(page.evaluate(f"Array.from(texts[{number}].attention.slice(-65536))"))
         assert (shown - found.texts[number].attention[5, 11].flatten()).abs().max() < 0.004
+
+
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_a_comparison_fits_its_page(
+    chromium: Browser, tiny_folder: TinyFolder, tmp_path: Path, color_scheme: str
+) -> None:
+    texts = ["x" * 300, "word " * 80, HOSTILE, "漢字 " * 90, "the cat sat on the mat", "two dogs"]
+    found = compare(tiny_folder(), tiny_folder(layer_norm_eps=0.1), texts, device="cpu")
+    assert found.vectors.moved_most(6) and found.scores.changed_most(6)
+    (tmp_path / "compared.html").write_text(found.to_html(6), encoding="utf-8")
+    watched = Watched(chromium.new_page(viewport={"width": 1200, "height": 800}, color_scheme=color_scheme))
+    page = watched.open(tmp_path / "compared.html")
+    hidden = "Array.from(document.querySelectorAll('.wide')).map(box => box.scrollWidth - box.clientWidth)"
+    assert set(page.evaluate(hidden)) == {0}  # each table stands there whole, its numbers beside its texts
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert max(page.evaluate(hidden)) > 0  # tables scroll, and the page does not
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert watched.requests == [(tmp_path / "compared.html").as_uri()]
+    assert watched.complaints == []
+    page.close()
 
 
 def test_figures_in_the_page_are_json(explained: Explanation, tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_optional_columns(write):
     table = read_table(write("t.jsonl", '{"text": "x"}\n{"text": "y", "title": "t"}'), ["text"], optional=["title"])
     assert table.columns == {"text": ["x", "y"], "title": [None, "t"]}
     assert read_table(write("t.csv", "text\nx\n"), ["text"], optional=["title"]).columns["title"] == [None]
+    for content, titles in (
+        ("x,t\ny,u\n", ["t", "u"]),
+        ("x\ny\n", [None, None]),
+        ("title,text\nt,x\nu,y\n", ["t", "u"]),
+    ):
+        table = read_table(write("t.csv", content), ["text"], optional=["title"])
+        assert table.columns == {"text": ["x", "y"], "title": titles}
+    with pytest.raises(InputError, match="line 2: found 1 cells, expected 2: 'text', 'title'"):
+        read_table(write("t.csv", "x,t\ny\n"), ["text"], optional=["title"])
+    with pytest.raises(InputError, match="line 1: found 3 cells, expected 2: 'text', 'title'"):
+        read_table(write("t.csv", "x,t,z\n"), ["text"], optional=["title"])
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

@@ -17,7 +17,7 @@ from typing import Any
 from minilm.checkpoint import atomic_path
 from minilm.errors import InputError
 from minilm.internals.compare import compare
-from minilm.tables import read_table
+from minilm.internals.components import read_pairs
 from minilm.text_files import read_texts
 
 
@@ -61,10 +61,7 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"{args.texts} has no texts")
         options["texts_source"] = "standard input" if args.texts == "-" else os.path.basename(args.texts)
     if args.pairs is not None:
-        table = read_table(args.pairs, ("sentence1", "sentence2"), optional=("score",))
-        options["pairs"] = list(zip(table.texts("sentence1"), table.texts("sentence2"), strict=True))
-        if any(score is not None for score in table.columns["score"]):
-            options["gold"] = table.numbers("score")
+        options["pairs"], options["gold"] = read_pairs(args.pairs)
         options["pairs_source"] = os.path.basename(args.pairs)
     found = compare(
         args.a, args.b, neighbours=args.neighbours, explain=max(args.top, 10), device=args.device, **options

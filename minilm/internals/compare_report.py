@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minilm.internals.compare import Comparison, PairChange, PartChange, TensorChange, TextChange, percent
-from minilm.internals.html import Html, bar, escape, page, table, visible
+from minilm.internals.html import Html, bar, escape, page, table, text_cell, visible
 
 WIDTH = 72  # characters of a text in the terminal
 ON_PAGE = 300
@@ -160,7 +160,7 @@ def _correlations(found: Comparison) -> list[str]:
     def shown(value: float | None) -> str:
         return "undefined" if value is None else f"{value:.4f}"
 
-    lines = [f"rank correlation (Spearman) of A's scores and B's: {shown(scores.spearman)}"]
+    lines = [f"Spearman of A's scores and B's: {shown(scores.spearman)}"]
     if any(pair.gold is not None for pair in scores.pairs):
         lines.append(
             f"Spearman with the given scores: A {shown(scores.gold_spearman_a)}, B {shown(scores.gold_spearman_b)}"
@@ -235,7 +235,7 @@ def _settings_section(found: Comparison) -> Html:
     if not found.settings:
         settings = "<p>All settings are the same.</p>"
     else:
-        rows = [[escape(s.name), escape(repr(s.a), ON_PAGE), escape(repr(s.b), ON_PAGE)] for s in found.settings]
+        rows = [[escape(s.name), text_cell(repr(s.a), ON_PAGE), text_cell(repr(s.b), ON_PAGE)] for s in found.settings]
         settings = table(["setting", "A", "B"], rows, numbers=0)
     return settings + "".join(f"<p>{escape(line.strip())}</p>" for line in _tokenizer(found))
 
@@ -264,7 +264,7 @@ def _vectors_section(found: Comparison, top: int) -> Html:
         parts.append(table(["", *vectors.distance], rows, caption="From A's vector to B's"))
         most = vectors.distance["most"]
         rows = [
-            [escape(text.text, ON_PAGE), _number(text.distance), _share(text.distance, most)]
+            [text_cell(text.text, ON_PAGE), _number(text.distance), _share(text.distance, most)]
             for text in vectors.moved_most(top)
         ]
         if rows:
@@ -275,8 +275,8 @@ def _vectors_section(found: Comparison, top: int) -> Html:
     rows = []
     for text in vectors.other_neighbours(top):
         moves = _lost_and_gained(found, text, 3)
-        shown = {sign: "<br>".join(escape(t, ON_PAGE) for s, t in moves if s == sign) for sign in "-+"}
-        rows.append([escape(text.text, ON_PAGE), percent(text.overlap), shown["-"], shown["+"]])
+        shown = {sign: "".join(text_cell(t, ON_PAGE) for s, t in moves if s == sign) for sign in "-+"}
+        rows.append([text_cell(text.text, ON_PAGE), percent(text.overlap), shown["-"], shown["+"]])
     if rows:
         head = ["text", "the same", "nearest lost", "nearest gained"]
         parts.append(table(head, rows, numbers=0, caption="Texts whose neighbourhood changed most"))
@@ -296,8 +296,9 @@ def _scores_section(found: Comparison, top: int) -> Html:
     rows = []
     for pair in scores.changed_most(top):
         tokens = [f"{_signed(t.change)} {escape(t.first, 30)} × {escape(t.second, 30)}" for t in pair.tokens or ()]
-        texts = f"{escape(pair.first, ON_PAGE)}<br>{escape(pair.second, ON_PAGE)}"
-        rows.append([texts, "<br>".join(tokens) or "-", f"{pair.a:.4f}", f"{pair.b:.4f}", _signed(pair.change)])
+        texts = text_cell(pair.first, ON_PAGE) + text_cell(pair.second, ON_PAGE)
+        changes = f'<div class="text">{"<br>".join(tokens) or "-"}</div>'
+        rows.append([texts, changes, f"{pair.a:.4f}", f"{pair.b:.4f}", _signed(pair.change)])
     if rows:
         head = ["pair", "token pairs that changed most", "A", "B", "change"]
         parts.append(table(head, rows, numbers=3, caption="Pairs whose score changed most"))

@@ -283,15 +283,10 @@ def read_pairs(path: str | os.PathLike[str], columns: tuple[str, str] = ("senten
         columns: what the columns of the two texts are called, e.g. ``("question", "answer")``.
 
     Raises:
-        InputError: the file cannot be read, lacks a column, or a score is not a number.
+        InputError: the file cannot be read, lacks a column, a score is not a number, or only some
+            pairs have one.
     """
-    try:
-        table = read_table(path, columns, optional=("score",))
-    except InputError as error:
-        try:  # three columns without a header
-            table = read_table(path, (*columns, "score"))
-        except InputError:
-            raise error from None
+    table = read_table(path, columns, optional=("score",))
     pairs = list(zip(table.texts(columns[0]), table.texts(columns[1]), strict=True))
-    scored = all(cell is not None for cell in table.columns["score"])
+    scored = any(cell is not None for cell in table.columns["score"])
     return Pairs(pairs, table.numbers("score") if scored else None)

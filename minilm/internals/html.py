@@ -93,6 +93,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Html]], numbers: int | No
     )
 
 
+def text_cell(text: str, most: int | None = None) -> Html:
+    """A text from outside, :func:`escape`, for a table's cell: it is wrapped, within words if need be."""
+    return f'<div class="text">{escape(text, most)}</div>'
+
+
 def bar(share: float) -> Html:
     """A bar, filled from the left to ``share``, 0 to 1. The number itself stands beside it."""
     width = 100 * min(max(share, 0.0), 1.0)
@@ -126,6 +131,7 @@ body:has(> .minilm) { margin: 0; }
 .minilm caption { text-align: left; padding-bottom: .2em; }
 .minilm th, .minilm td { text-align: left; padding: .2em .7em .2em 0; border-bottom: 1px solid var(--line);
   vertical-align: top; font-weight: 400; min-width: 2.5em; overflow-wrap: break-word; }
+.minilm .text { min-width: 12rem; overflow-wrap: anywhere; }
 .minilm thead th { color: var(--dim); vertical-align: bottom; }
 .minilm .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .minilm code { font: .95em ui-monospace, monospace; }

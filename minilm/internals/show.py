@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from minilm.internals.html import Html, escape, fragment, table
+from minilm.internals.html import Html, escape, fragment, table, text_cell
 
 if TYPE_CHECKING:
     from minilm.internals.attribution import TokenAttribution, TokenPairs
@@ -85,7 +85,8 @@ def layer_by_layer(found: LayerByLayer) -> Html:
 
 def trace(found: Trace) -> Html:
     """The texts with their tokens, and what is kept."""
-    texts = [[escape(text, 80), escape(" ".join(row))] for text, row in zip(found.texts, found.tokens, strict=True)]
+    tokens = map(" ".join, found.tokens)
+    texts = [[text_cell(text, 80), text_cell(row)] for text, row in zip(found.texts, tokens, strict=True)]
     kept = []
     for name in found:
         value = found[name]

@@ -21,7 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``SentenceEncoder.encode``, under their names, and the weights' precision, which it alone heeds."""
+    """The options of ``SentenceEncoder.encode``, under their names, and the weights' precision, which it heeds."""
     parser.add_argument(
         "--batch-size", type=int, default=32, help="texts at a time; packed: 128 tokens for each (default: 32)"
     )

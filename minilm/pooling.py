@@ -23,7 +23,7 @@ class MeanPooling(nn.Module):
 
 
 def masked_mean(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``Σ_t m_t h_t / max(Σ_t m_t, 1e-9)``: ``[B, T, D]`` and a mask ``[B, T]`` → ``[B, D]``.
+    """``Σ_t m_t h_t / max(Σ_t m_t, 1e-9)``: ``[B, T, D]`` and a mask ``[B, T]`` → ``[B, D]``; without, the plain mean.
 
     Sums of half-precision vectors are taken in float32 and rounded once, as the reference does.
     """

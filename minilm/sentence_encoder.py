@@ -553,7 +553,11 @@ class SentenceEncoder(nn.Module):
         check_can_quantise(self.encoder)
         exact = self.encode(TEXTS, truncation="silent", normalize_embeddings=True, show_progress_bar=False)
         self._calibration = calibration(self.tokenizer, TEXTS)
-        ours = self.encode(TEXTS, truncation="silent", normalize_embeddings=True, show_progress_bar=False)
+        try:
+            ours = self.encode(TEXTS, truncation="silent", normalize_embeddings=True, show_progress_bar=False)
+        except BaseException:
+            self._calibration = None
+            raise
         cosines = (exact * ours).sum(1)
         warnings.warn(
             LossyPrecisionWarning(

@@ -164,7 +164,7 @@ class _FusedLayer:
         H, d = self.heads, self.head_size
         token = 3 * H * d  # numbers from one token to the next
         rows, seen = len(query_key_value), max(w.end for w in windows)
-        if seen > rows:
+        if seen > rows:  # masked, but these must be numbers
             query_key_value = torch.cat((query_key_value, self.zeros[: seen - rows]))
         contexts = []
         for w in windows:
@@ -239,10 +239,7 @@ class FusedEncoder:
         """The last hidden state ``[N, D]`` of a batch of texts that have at least one token each."""
         windows = self._windows(batch.lengths)
         tokens, ids, positions = len(batch.input_ids), batch.input_ids, batch.position_ids
-        if tokens > 1024:
-            # oneDNN keeps a kernel for each number of rows: few numbers, little memory. Windows look beyond the
-            # last token; what is there is masked, but must be numbers.
-            spare = -(-max(w.end for w in windows) // 64) * 64 - tokens
+        if spare := -tokens % _multiple(tokens):
             ids, positions = F.pad(ids, (0, spare)), F.pad(positions, (0, spare))
         hidden = F.embedding(ids, self._word)
         hidden += self._token_type
@@ -273,6 +270,12 @@ class FusedEncoder:
             # All queries of a text have one row, which then stays close at hand.
             self._masks[length] = mask.expand(share, length, keys).flatten(0, 1)
         return self._masks[length]
+
+
+def _multiple(rows: int) -> int:
+    """What the rows of a product are rounded up to a multiple of: a quarter of them at most, from 8 to 64. oneDNN
+    keeps a kernel of half a megabyte for each number of rows, and all numbers would take a gigabyte."""
+    return min(64, max(8, (1 << rows.bit_length()) >> 3))
 
 
 def fused(encoder: Encoder, calibration: PackedBatch | None = None) -> FusedEncoder | None:

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -256,3 +258,25 @@ def test_emulated_bfloat16_is_warned_about(monkeypatch: pytest.MonkeyPatch, tiny
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.encode("a text")
+
+
+MEMORY = """
+import torch
+from minilm import SentenceEncoder
+def resident() -> int:
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS")) // 1024
+model = SentenceEncoder.from_pretrained(device="cpu")
+model.encode("a")
+before = resident()
+for length in range(1, 255):
+    model.encode("a " * length)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_queries_of_every_length_take_little_memory() -> None:
+    """A kernel is kept for each number of rows: for all 254 of them that was 590 MiB (now 60)."""
+    process = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) < 250

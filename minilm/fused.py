@@ -146,12 +146,12 @@ class _Windows:
 class _FusedLayer:
     """One EncoderLayer."""
 
-    def __init__(self, layer: Any, products: Sequence[_Linear]):
+    def __init__(self, layer: Any, products: Sequence[_Linear], attention: torch.dtype):
         self.query_key_value, self.output, self.up, self.down = products
         self.attention_norm, self.feed_forward_norm = _norm(layer.attention_norm), _norm(layer.feed_forward_norm)
         self.heads, self.head_size = layer.attention.heads
         # What the last window may look at behind the line of tokens.
-        self.zeros = layer.attention.query.weight.new_zeros(2 * KEYS, 3 * self.heads * self.head_size).detach()
+        self.zeros = self.query_key_value.bias.new_zeros(2 * KEYS, 3 * self.heads * self.head_size, dtype=attention)
 
     def __call__(self, hidden: Tensor, windows: list[_Windows]) -> Tensor:
         """``[N, D]`` → ``[N, D]``."""
@@ -206,21 +206,23 @@ class FusedEncoder:
 
     def __init__(self, encoder: Encoder, calibration: PackedBatch | None = None):
         embeddings, config = encoder.embeddings, encoder.config
-        self.dtype = embeddings.word.weight.dtype
+        dtype = embeddings.word.weight.dtype
         self.calibration = calibration
         self._word = embeddings.word.weight.detach()
         self._position = embeddings.position.weight.detach()
         self._token_type = embeddings.token_type.weight.detach()[0]
         self._norm = _norm(embeddings.norm)
         if calibration is None:
-            linear = _Prepacked if can_prepack(self.dtype) else _Blocked
-            self._layers = [_FusedLayer(x, _products(x, linear, config.hidden_act)) for x in encoder.layers]
+            linear = _Prepacked if can_prepack(dtype) else _Blocked
+            self._layers = [_FusedLayer(x, _products(x, linear, config.hidden_act), dtype) for x in encoder.layers]
         else:
             from minilm.int8 import check_can_quantise, input_sizes, int8_products
 
             check_can_quantise(encoder)
             sizes = input_sizes(encoder, calibration)
-            self._layers = [_FusedLayer(x, int8_products(x, sizes)) for x in encoder.layers]
+            dtype = torch.bfloat16 if has_fast_bfloat16() else dtype
+            self._layers = [_FusedLayer(x, int8_products(x, sizes, dtype), dtype) for x in encoder.layers]
+        self._attention = dtype
         self._masks: dict[int, Tensor] = {}
         self._state = _State(encoder)
         _keep_memory()
@@ -255,7 +257,7 @@ class FusedEncoder:
             texts = len(list(run))
             # Short texts share a window of 2 · KEYS in bfloat16, where the kernel's cost is by the window. It
             # gives a text the same bits at any place of so small a window; beyond, it does not.
-            share = 2 * KEYS // length if self.dtype == torch.bfloat16 and length < KEYS else 1
+            share = 2 * KEYS // length if self._attention == torch.bfloat16 and length < KEYS else 1
             keys = -(-share * length // KEYS) * KEYS
             mask = None if length == keys else self._mask(length, share, keys)
             windows.append(_Windows(start, texts * length, -(-texts // share), share * length, keys, mask))
@@ -264,7 +266,7 @@ class FusedEncoder:
 
     def _mask(self, length: int, share: int, keys: int) -> Tensor:
         if length not in self._masks:
-            mask = torch.full((share, 1, keys), -math.inf, dtype=self.dtype)
+            mask = self._word.new_full((share, 1, keys), -math.inf, dtype=self._attention)
             for text in range(share):
                 mask[text, :, text * length : (text + 1) * length] = 0
             # All queries of a text have one row, which then stays close at hand.
@@ -273,9 +275,9 @@ class FusedEncoder:
 
 
 def _multiple(rows: int) -> int:
-    """What the rows of a product are rounded up to a multiple of: a quarter of them at most, from 8 to 64. oneDNN
+    """What the rows of a product are rounded up to a multiple of: a quarter of them at most, and 64. oneDNN
     keeps a kernel of half a megabyte for each number of rows, and all numbers would take a gigabyte."""
-    return min(64, max(8, (1 << rows.bit_length()) >> 3))
+    return min(64, max(1, (1 << rows.bit_length()) >> 3))
 
 
 def fused(encoder: Encoder, calibration: PackedBatch | None = None) -> FusedEncoder | None:

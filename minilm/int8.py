@@ -12,8 +12,9 @@ is lost is lost where numbers are rounded to 256 steps. Three things keep that s
   al. 2019, https://arxiv.org/abs/1901.09504).
 
 The sizes are found once, by a pass in float over :func:`calibration`, and do not change with the texts that are
-encoded: a text's vector does not depend on its batch, as in float. Attention's softmax, LayerNorm, residuals
-and the tables of embeddings stay in float32.
+encoded: a text's vector does not depend on its batch, as in float. LayerNorm, residuals and the tables of embeddings
+stay in float32; so does attention, or it runs in bfloat16 where the processor has instructions for that, which is
+faster and changes the vectors far less than int8 does.
 
 Dimensions as in encoder.py; F is the inner dimension of the feed-forward part.
 """
@@ -52,7 +53,7 @@ class _Int8Linear:
         sizes: ``[in]``, the largest absolute value of each input. None: the inputs come as integers, of
             ``step`` and ``zero``.
         step, zero: the integer q stands for (q - zero) · step.
-        out: step and zero of the result, which then are integers behind GELU; None: float32.
+        out: step and zero of the result, which then are integers behind GELU; None: numbers of ``dtype``.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class _Int8Linear:
         step: float = 1.0,
         zero: int = _ZERO,
         out: tuple[float, int] | None = None,
+        dtype: torch.dtype = torch.float32,
     ):
         weight = weight.detach()
         self.scale: Tensor | None = None
@@ -72,7 +74,7 @@ class _Int8Linear:
             step = float((sizes / smooth).max()) / (255 - _ZERO)
             self.scale = 1 / (smooth * step)
             weight = weight * smooth
-        self.step, self.zero, self.out = step, zero, out
+        self.step, self.zero, self.out, self.dtype = step, zero, out, dtype
         self.steps = weight.abs().amax(1).clamp(min=1e-12) / 127
         self.weight = torch.ops.onednn.qlinear_prepack((weight / self.steps[:, None]).round().to(torch.int8), None)
         self.weight_zeros = torch.zeros(len(weight), dtype=torch.int64)
@@ -85,7 +87,7 @@ class _Int8Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """``[N, in]`` → ``[N, out]``: x Wᵀ + b, or GELU of it as integers."""
         step, zero = self.out or (1.0, 0)
-        dtype, activation = (torch.uint8, "gelu") if self.out else (torch.float32, "none")
+        dtype, activation = (torch.uint8, "gelu") if self.out else (self.dtype, "none")
         weights = (self.weight, self.steps, self.weight_zeros, self.bias)
         return torch.ops.onednn.qlinear_pointwise(  # type: ignore[no-any-return]
             self._integers(x), self.step, self.zero, *weights, step, zero, dtype, activation, [], "none"
@@ -99,28 +101,27 @@ class _Int8Linear:
         )
 
 
-def int8_products(layer: Any, sizes: dict[nn.Module, Tensor]) -> tuple[_Int8Linear, ...]:
+def int8_products(layer: Any, sizes: dict[nn.Module, Tensor], attention: torch.dtype) -> list[_Int8Linear]:
     """Query, key and value in one; attention's output; up; down: one layer's linear maps.
 
     Args:
         layer: an :class:`~minilm.encoder.EncoderLayer`.
         sizes: each linear map → the largest absolute values of its inputs, see :func:`input_sizes`.
+        attention: the type of queries, keys and values.
     """
-    attention, up, down = layer.attention, layer.feed_forward.up, layer.feed_forward.down
-    projections = (attention.query, attention.key, attention.value)
-    query_key_value = _Int8Linear(
-        torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections]), sizes[attention.query]
-    )
-    output = _Int8Linear(attention.output.weight, attention.output.bias, sizes[attention.output] * MARGIN)
+    query, output = layer.attention.query, layer.attention.output
+    up, down = layer.feed_forward.up, layer.feed_forward.down
+    projections = (query, layer.attention.key, layer.attention.value)
+    weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
     channel, offset, most = _split(sizes[down].clamp(min=_GELU_LEAST) * MARGIN)
     step = (most + _GELU_LEAST) / 255
     out = (step, round(_GELU_LEAST / step))
-    return (
-        query_key_value,
-        output,
+    return [
+        _Int8Linear(weight, bias, sizes[query], dtype=attention),
+        _Int8Linear(output.weight, output.bias, sizes[output] * MARGIN),
         _Int8Linear(up.weight[channel], up.bias[channel] - offset, sizes[up], out=out),
         _Int8Linear(down.weight[:, channel], down.bias, None, *out),
-    )
+    ]
 
 
 def _split(sizes: Tensor) -> tuple[Tensor, Tensor, float]:

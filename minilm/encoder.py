@@ -87,14 +87,14 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(D, D)
         self.value = nn.Linear(D, D)
         self.output = nn.Linear(D, D)
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
 
     def forward(self, hidden: Tensor, batch: Batch, attention: Attention) -> tuple[Tensor, list[Tensor]]:
         """``[..., D]`` → ``[..., D]``, and each block's probabilities when written out by hand."""
         query = self.query(hidden).unflatten(-1, self.heads)  # [..., D] → [..., H, d]
         key = self.key(hidden).unflatten(-1, self.heads)
         value = self.value(hidden).unflatten(-1, self.heads)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
 
         contexts, probabilities = [], []
         for block, mask in batch.blocks(query, key, value):  # rectangles of whole texts
@@ -102,7 +102,7 @@ class SelfAttention(nn.Module):
             if mask is not None:
                 mask = mask[:, None, None, :]  # [B, T] → [B, 1, 1, T]: of the keys, for every query
             if attention == "eager":
-                context, p = attend_by_hand(q, k, v, mask, dropout)
+                context, p = attend_by_hand(q, k, v, mask, self.dropout)
                 probabilities.append(p)
             else:
                 # The scale is stated because the kernel's own, 1 / √d, is another float64 number.
@@ -113,7 +113,11 @@ class SelfAttention(nn.Module):
 
 
 def attend_by_hand(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Scaled dot-product attention written out: softmax(q kᵀ / √d) v (Vaswani et al. 2017, eq. 1).
 
@@ -123,7 +127,7 @@ def attend_by_hand(
     Args:
         query, key, value: ``[B, H, T, d]``.
         mask: bool, broadcast to ``[B, H, T, T]``; False where a query may not look. None: all may.
-        dropout: the share of probabilities set to zero while training.
+        dropout: sets some of the probabilities to zero while training, such as ``nn.Dropout(0.1)``.
 
     Returns:
         The context ``[B, H, T, d]`` and the probabilities ``[B, H, T, T]``; each row of these sums
@@ -133,7 +137,8 @@ def attend_by_hand(
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     probabilities = scores.softmax(dim=-1)
-    return F.dropout(probabilities, dropout) @ value, probabilities
+    kept = probabilities if dropout is None else dropout(probabilities)
+    return kept @ value, probabilities
 
 
 class FeedForward(nn.Module):

@@ -91,7 +91,7 @@ def test_a_changed_field_is_refused_or_gives_the_reference_s_bits(
     bert = reference[0].auto_model
     assert ours.encoder.embeddings.dropout.p == bert.embeddings.dropout.p
     assert ours.encoder.layers[0].dropout.p == bert.encoder.layer[0].output.dropout.p
-    assert ours.encoder.layers[0].attention.dropout == bert.config.attention_probs_dropout_prob
+    assert ours.encoder.layers[0].attention.dropout.p == bert.config.attention_probs_dropout_prob
     assert ours.encoder.embeddings.word.padding_idx == bert.embeddings.word_embeddings.padding_idx
     assert ours.encoder.config.initializer_range == bert.config.initializer_range
 

@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformerTrainingArguments
+from torch import nn
 from training_runs import docstring_pairs, write_tiny_model
 
 from minilm import SentenceEncoder
@@ -32,6 +33,7 @@ from minilm.training import (
 )
 from minilm.training.batches import batches_per_epoch, epoch_batches
 from minilm.training.command import add_arguments, retrieval_evaluator, run
+from minilm.training.dropout import with_quick_dropout
 from minilm.training.log import draw_log, read_log
 from minilm.training.recipe import REFUSED
 
@@ -293,6 +295,54 @@ def test_the_packed_layout_trains_the_same_but_for_rounding(loss: Any, weights: 
         logs.append(read_log(tmp_path / layout / "training_log.jsonl"))
     for padded, packed in zip(*logs, strict=True):
         assert packed == pytest.approx(padded, rel=TRAINING_REORDERED)
+
+
+@pytest.mark.filterwarnings("ignore:.*over the limit")
+def test_packed_dropout_is_drawn_again_where_layers_are_computed_again(weights: Path, tmp_path: Path) -> None:
+    """The cached loss and gradient checkpointing run the model once more in the backward pass."""
+    folder = write_tiny_model(tmp_path / "model", weights, dropout=0.2)
+    logs = []
+    for name, (loss, again) in enumerate(
+        [
+            (MultipleNegativesRankingLoss(), False),
+            (MultipleNegativesRankingLoss(), True),
+            (CachedMultipleNegativesRankingLoss(mini_batch_size=100), False),
+        ]
+    ):
+        recipe = TrainingRecipe.trainer(max_steps=4, learning_rate=1e-3, layout="packed", gradient_checkpointing=again)
+        out = tmp_path / str(name)
+        model = SentenceEncoder.from_pretrained(folder, device="cpu")
+        train(model, PairDataset("pairs", PAIRS), recipe, output_dir=out, loss=loss)
+        logs.append(read_log(out / "training_log.jsonl"))
+    for plain, checkpointed, cached in zip(*logs, strict=True):
+        assert checkpointed == pytest.approx(plain, rel=TRAINING_REORDERED)
+        assert cached == pytest.approx(plain, rel=TRAINING_REORDERED)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_quick_dropout_drops_its_share_and_keeps_the_mean(dtype: torch.dtype) -> None:
+    x = torch.ones(1001, 333, dtype=dtype, requires_grad=True)
+    modules = nn.ModuleList([nn.Dropout(0.1), nn.Dropout(0.0), nn.Dropout(1.0)])
+    with with_quick_dropout(modules):
+        torch.manual_seed(3)
+        first = modules[0](x)
+        torch.manual_seed(3)
+        again, other = modules[0](x), modules[0](x)
+        unchanged = [modules[1](x), modules[2](x), modules.eval()[0](x)]
+    dropped = first == 0
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    share = dropped.double().mean().item()
+    deviation = math.sqrt(0.1 * 0.9 / x.numel())
+    assert abs(share - 0.1) < 5 * deviation
+    assert abs((dropped & (other == 0)).double().mean().item() - 0.01) < 5 * deviation
+    neighbours = (dropped.flatten()[1:] & dropped.flatten()[:-1]).double().mean().item()
+    assert abs(neighbours - 0.01) < 5 * deviation
+    assert first.double().mean().item() == pytest.approx(1, abs=5 * deviation + torch.finfo(dtype).eps)
+    first.sum().backward()
+    assert torch.equal(x.grad, first)  # type: ignore[arg-type]
+    assert [value.detach().double().mean().item() for value in unchanged] == [1, 0, 1]
+    torch.manual_seed(3)
+    assert not torch.equal(modules.train()[0](x), first)  # outside, torch's own
 
 
 # ---- the command --------------------------------------------------------------------------------

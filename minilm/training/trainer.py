@@ -32,6 +32,7 @@ from minilm.training import checkpoints
 from minilm.training.batches import BatchRows, batches_per_epoch, epoch_batches
 from minilm.training.checkpoints import TrainingState, checkpoint_path
 from minilm.training.data import PairDataset
+from minilm.training.dropout import with_quick_dropout
 from minilm.training.log import TrainingLog
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,
@@ -181,6 +182,7 @@ def train(
         show = show_progress_bar if processes.first else False
         bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
         bar.update(state.global_step)
+        dropout = partial(with_quick_dropout, model) if recipe.layout == "packed" else nullcontext
         if recipe.gradient_checkpointing:
             stack.enter_context(_recomputed_layers(model))
 
@@ -194,7 +196,7 @@ def train(
                 for i, batch in enumerate(group):
                     model.train()
                     last = i == len(group) - 1  # its backward pass averages the processes' gradients
-                    with nullcontext() if last else no_sync():
+                    with nullcontext() if last else no_sync(), dropout():
                         value = batch_loss(wrapped, model, datasets, batch, loss, recipe, no_sync) / len(group)
                         if not value.isfinite():
                             raise _not_finite("loss", value, state, datasets, group, output_dir)
@@ -311,7 +313,10 @@ def _embed(forward: Callable[..., Any], model: SentenceEncoder, recipe: Training
         else:  # equal lengths side by side, then back into the order asked for
             order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
             packed = PackedBatch.from_ids([ids[i] for i in order]).to(model.device)
-            vectors = forward(packed).sentence_embedding[torch.tensor(order, device=model.device).argsort()]
+            # With dropout, torch's attention has no kernel of its own on the CPU: written out it is faster.
+            by_hand = model.device.type == "cpu" and model.encoder.config.attention_probs_dropout_prob > 0
+            output = forward(packed, attention="eager" if by_hand else "sdpa")
+            vectors = output.sentence_embedding[torch.tensor(order, device=model.device).argsort()]
     return vectors.float() if recipe.bf16 or recipe.fp16 else vectors
 
 

@@ -1,0 +1,47 @@
+"""Dropout (Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html) from fewer random numbers.
+
+On the CPU, torch draws a number of its own for each element that may be dropped, on one thread: a quarter of a packed
+training step. 16 bits are enough to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+
+def quick_dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """``torch.nn.functional.dropout`` with other draws, five times as fast on the CPU; elsewhere torch's own.
+
+    ``p`` is taken to the nearest multiple of 1/65,536, and what is kept is scaled by that, so that the mean is right.
+    Four elements share one draw of 64 bits from torch's generator.
+    """
+    dropped = round(p * 65536)
+    if not training or input.device.type != "cpu" or not 0 < dropped < 65536:
+        return nn.functional.dropout(input, p, training)
+    draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = draws.view(torch.int16)[: input.numel()].view(input.shape)
+    keep = torch.ge(bits, dropped - 32768, out=torch.empty_like(input, requires_grad=False))
+    keep *= 65536 / (65536 - dropped)
+    return input * keep
+
+
+@contextmanager
+def with_quick_dropout(model: nn.Module) -> Iterator[None]:
+    """Inside, the model's ``nn.Dropout`` modules draw as :func:`quick_dropout` does."""
+    modules = [module for module in model.modules() if type(module) is nn.Dropout]
+    for module in modules:
+        module.__dict__["forward"] = partial(_forward, module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.__dict__["forward"]
+
+
+def _forward(module: nn.Dropout, input: Tensor) -> Tensor:
+    return quick_dropout(input, module.p, module.training)

@@ -10,6 +10,7 @@ clipping, AdamW, the schedule and zeroing.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,8 @@ from minilm.training.processes import Processes
 from minilm.training.recipe import TrainingRecipe
 
 Evaluator: TypeAlias = Callable[..., Any]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ def train(
         _save(output_dir, model, optimizer, recipe, state, identity, processes)
 
     with ExitStack() as stack:
+        stack.enter_context(_kept_memory())
         log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, write=processes.first))
         show = show_progress_bar if processes.first else False
         bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
@@ -417,6 +421,26 @@ def _save(
         checkpoints.save_checkpoint(path, model, optimizer, state, identity, random_states)
         checkpoints.rotate_checkpoints(output_dir, recipe.save_total_limit, state.best_checkpoint)
     processes.wait()
+
+
+@contextmanager
+def _kept_memory() -> Iterator[None]:
+    """Inside, glibc keeps the memory that a step frees for the next one. Pieces over 32 MB it gives back at once, such
+    as the gradient of the word embeddings, and to get their pages anew takes up to an eighth of a packed step."""
+    try:
+        glibc = ctypes.CDLL("libc.so.6")
+        set_option, trim = glibc.mallopt, glibc.malloc_trim
+    except (AttributeError, OSError):  # another C library
+        yield
+        return
+    set_option(_M_MMAP_THRESHOLD, 1 << 30)
+    set_option(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    try:
+        yield
+    finally:  # the most that glibc sets them to by itself, when large pieces are freed
+        set_option(_M_MMAP_THRESHOLD, 32 << 20)
+        set_option(_M_TRIM_THRESHOLD, 64 << 20)
+        trim(0)
 
 
 @contextmanager

@@ -19,6 +19,12 @@ ATTENTION_BY_HAND = 1e-13
 # pass, on any processor. Measured 3e-7 with AVX-512.
 GOLDEN_FLOAT32 = 2e-6
 
+# A score of two float32 vectors in a product of another shape, relative.
+SCORE_IN_CHUNKS = 1e-6
+
+# Vectors of weights that were rounded to float16, 2^-11 each, against the weights' own. Measured 1e-3.
+FLOAT16_WEIGHTS = 1e-2
+
 # The mean distance of bfloat16's vectors from float32's, as a share of what the reference's own bfloat16 has.
 # Measured 0.98 on 400 STS sentences; on few texts it scatters by some per cent.
 BFLOAT16_BESIDE_REFERENCE = 1.1
@@ -48,11 +54,26 @@ LOSS_FLOAT64 = 1e-12
 # averaged, is 0.01 and more.
 TRAINING_REORDERED = 3e-4
 
+# What a new encoder starts from beside what BERT starts from, relative and absolute: two draws of some hundred numbers.
+INITIAL_STD = 0.2
+INITIAL_MEAN = 0.01
+
 # ---- looking inside -----------------------------------------------------------------------------
 
 # A score against the sum of its token pairs: the sum is taken in float64, the score is rounded by a
 # forward pass in float32. Measured at most 2e-7 for cosines.
 ATTRIBUTION_SUM = 1e-6
+
+# One entry of it, of the order of 0.003, against the float32 token vectors' own product.
+TOKEN_PAIR = 1e-7
+
+# A gradient in float64 against the difference of two values 2e-6 apart, relative: the values' last digits, 1e-16,
+# and the step's third-order term. And where the gradient is next to nothing, absolute.
+FINITE_DIFFERENCE = 1e-5
+FINITE_DIFFERENCE_NEAR_ZERO = 1e-8
+
+# A probability that the page keeps in one byte: a step of it.
+ONE_BYTE = 0.004
 
 # Integrated gradients at the default steps: the share of score - baseline_score that the values miss.
 # Measured at most 0.2 % over 67 pairs of 5 to 100 tokens, three baselines.
@@ -73,9 +94,16 @@ CKA = 1e-9
 # amplifies the rounding of vectors (measured 1.1e-6 on six pairs).
 PACKED_METRIC = 5e-6
 
+# A metric of a resample, counted from the scores of all items, against the metric of the resampled texts: float32
+# scores of batches of another shape.
+RESAMPLED = 1e-7
+
 # The percentiles of 2,000 resamples scatter around those of infinitely many by about 3 % of the
 # interval's half width; the widest of these intervals has a half width of 0.05.
 BOOTSTRAP_PERCENTILE = 0.005
+
+# What is shown with four digits after the point: half of the last one, and a float32 number's own rounding.
+FOUR_DIGITS = 6e-5
 
 # Numbers of the README that were printed with three or four digits: one step of the last one.
 PRINTED = 1.1e-3

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from minilm import EncoderConfig, InputError
+from minilm.tolerances import PACKED_FLOAT32
 
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "scripts"))
@@ -143,7 +144,7 @@ def test_statistics():
 
 def test_operations_are_what_the_modules_do(model):
     config = EncoderConfig()
-    assert flop(config, [1]) / 1e6 == pytest.approx(21.2, abs=0.1)
+    assert round(flop(config, [1]) / 1e6, 1) == 21.2
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(
             model.tokenize(["a b c d", "a b"], layout="padded"), attention="eager"
@@ -236,7 +237,7 @@ def test_quick_run(benchmark, tmp_path, weights, capfd):
         assert set(facts["results"]) == {"st-fp32", "minilm-fp32"}
         for row in facts["results"].values():
             assert len(row["seconds"]) == found["settings"]["rounds"] == 2
-            assert row["check"]["problem"] is None and row["check"]["largest_difference"] < 1e-5
+            assert row["check"]["problem"] is None and row["check"]["largest_difference"] < 10 * PACKED_FLOAT32
             assert row["ratio"]["lowest"] <= row["ratio"]["median"] <= row["ratio"]["highest"]
             assert row["gemm_share"] > 0
         assert label("minilm-fp32") in printed

@@ -13,7 +13,7 @@ import safetensors.numpy
 from minilm import SentenceEncoder
 from minilm.cli import COMMANDS, main
 from minilm.passages import read_passages
-from minilm.tolerances import PACKED_FLOAT32
+from minilm.tolerances import FOUR_DIGITS, PACKED_FLOAT32
 
 TEXTS = ["The cat sat.", "", "A dog ran in the park — déjà vu.", "the last, without a newline"]
 
@@ -107,11 +107,11 @@ def test_similarity(model: SentenceEncoder, lines: Path, tmp_path: Path, capsys)
     vectors = model.encode(TEXTS)
     status, out, _ = run(capsys, "similarity", "--pairwise", lines, other)
     expected = model.similarity_pairwise(vectors, vectors[::-1].copy())
-    np.testing.assert_allclose([float(line) for line in out.splitlines()], expected, atol=1e-4)
+    np.testing.assert_allclose([float(line) for line in out.splitlines()], expected, rtol=0, atol=FOUR_DIGITS)
     for arguments, columns in (([lines], vectors), ([lines, other], vectors[::-1])):
         status, out, _ = run(capsys, "similarity", "--all", *arguments)
         rows = [[float(cell) for cell in line.split("\t")] for line in out.splitlines()]
-        np.testing.assert_allclose(rows, vectors @ columns.T, atol=1e-4)
+        np.testing.assert_allclose(rows, vectors @ columns.T, rtol=0, atol=FOUR_DIGITS)
 
 
 def test_search_names_file_and_line(tmp_path: Path, capsys) -> None:

@@ -32,7 +32,7 @@ from minilm.evaluation import (
     measures,
     paired_bootstrap,
 )
-from minilm.tolerances import BOOTSTRAP_PERCENTILE, PACKED_FLOAT32, PACKED_METRIC
+from minilm.tolerances import BOOTSTRAP_PERCENTILE, PACKED_FLOAT32, PACKED_METRIC, RESAMPLED
 
 SIMILARITIES = ["cosine", "dot", "euclidean", "manhattan"]
 THEIRS = {
@@ -464,13 +464,13 @@ def test_the_interval_holds_the_true_difference_about_as_often_as_it_says():
 def test_a_resample_is_measured_as_data_of_its_own(evaluator):
     found = evaluator.evaluate(MODELS[0])
     items = np.random.default_rng(0).integers(20, size=20)
-    assert found.resample(np.arange(20)) == pytest.approx(found.metrics[found.primary_metric], abs=1e-7)
+    assert found.resample(np.arange(20)) == pytest.approx(found.metrics[found.primary_metric], abs=RESAMPLED)
     columns = {name: value for name, value in vars(evaluator).items() if np.shape(value) == (20,)}
     again = type(evaluator)(
         *([value[i] for i in items] for value in columns.values()), similarity_fn_names=evaluator.similarity_fn_names
     )
     expected = again(MODELS[0])[again.primary_metric]
-    assert found.resample(items) == pytest.approx(expected, abs=1e-7)
+    assert found.resample(items) == pytest.approx(expected, abs=RESAMPLED)
 
 
 def test_a_resample_of_queries():

@@ -21,7 +21,16 @@ from minilm.internals import (
     replace,
     token_pairs,
 )
-from minilm.tolerances import ATTRIBUTION_SUM, COMPLETENESS, PACKED_FLOAT32, PACKED_FLOAT64
+from minilm.tolerances import (
+    ATTRIBUTION_SUM,
+    COMPLETENESS,
+    FIGURE_FLOAT64,
+    FINITE_DIFFERENCE,
+    FINITE_DIFFERENCE_NEAR_ZERO,
+    PACKED_FLOAT32,
+    PACKED_FLOAT64,
+    TOKEN_PAIR,
+)
 
 PAIRS = [
     ("How long does a sourdough loaf stay in the oven?", "Bake the bread until the crust sounds hollow."),
@@ -63,7 +72,7 @@ def test_token_pairs_are_products_of_the_token_vectors(model: SentenceEncoder) -
     """One entry, by hand from ``encode``'s own token embeddings."""
     a, b = model.encode(PAIRS[0], output_value="token_embeddings")
     by_hand = a[3] @ b[2] / (len(a) * len(b) * a.mean(0).norm() * b.mean(0).norm())
-    assert token_pairs(model, *PAIRS[0]).matrix[3, 2].item() == pytest.approx(by_hand.item(), abs=1e-7)
+    assert token_pairs(model, *PAIRS[0]).matrix[3, 2].item() == pytest.approx(by_hand.item(), abs=TOKEN_PAIR)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -107,7 +116,7 @@ def test_integrated_gradients_are_complete(model: SentenceEncoder, pair: tuple[s
     whole = found.score - found.baseline_score
     assert found.score == pytest.approx(score(model, *pair), abs=PACKED_FLOAT32)
     assert found.values.sum().item() == pytest.approx(whole, abs=COMPLETENESS * abs(whole))
-    assert found.gap == pytest.approx(found.values.sum().item() - whole, abs=1e-12)
+    assert found.gap == pytest.approx(found.values.sum().item() - whole, abs=FIGURE_FLOAT64)
     assert found.values[0] == found.values[-1] == 0  # [CLS] and [SEP] are not replaced
 
 
@@ -149,7 +158,9 @@ def test_gradient_x_input_is_the_derivative_along_the_input(tiny: SentenceEncode
                     similarity, -(vector - fixed).norm(p=2 if similarity == "euclidean" else 1)
                 ).item()
             )
-        assert found.values[position].item() == pytest.approx((scores[0] - scores[1]) / 2e-6, rel=1e-5, abs=1e-8)
+        assert found.values[position].item() == pytest.approx(
+            (scores[0] - scores[1]) / 2e-6, rel=FINITE_DIFFERENCE, abs=FINITE_DIFFERENCE_NEAR_ZERO
+        )
 
 
 def test_attribution_leaves_no_gradient_and_no_hook(tiny: SentenceEncoder) -> None:
@@ -200,7 +211,7 @@ def test_a_deletion_curve_is_the_score_while_words_go(model: SentenceEncoder) ->
     assert curve.scores.tolist() == pytest.approx(expected, abs=3 * PACKED_FLOAT32)
     assert curve.random.shape == (3, 4)
     assert torch.equal(curve.random[:, [0, -1]], curve.scores[[0, -1]].expand(3, 2))
-    assert curve.area == pytest.approx((sum(expected) - (expected[0] + expected[-1]) / 2) / 3, abs=1e-5)
+    assert curve.area == pytest.approx((sum(expected) - (expected[0] + expected[-1]) / 2) / 3, abs=3 * PACKED_FLOAT32)
     again = deletion_curve(model, text, other, [9, 0.1, 0.2, 0.3, 9], by="delete", orders=3)
     assert torch.equal(again.random, curve.random)
     with pytest.raises(InputError, match=r"found \[3\] values, expected a number for each of the 5 tokens"):
@@ -246,7 +257,7 @@ def test_mean_and_patch_put_in_what_they_say(tiny: SentenceEncoder) -> None:
     with tiny.intervene({name: replace(mean[2], head=2)}):
         expected = [score(tiny, *pair) for pair in pairs]
     assert table.components[2].name == "layers.0.attention.head.2"
-    assert table.without[2].tolist() == pytest.approx(expected, abs=1e-10)
+    assert table.without[2].tolist() == pytest.approx(expected, abs=100 * PACKED_FLOAT64)
 
     name = "layers.1.feed_forward.output"
     table = component_table(tiny, pairs, ablation="patch")
@@ -259,7 +270,7 @@ def test_mean_and_patch_put_in_what_they_say(tiny: SentenceEncoder) -> None:
             with tiny.intervene({name: replace(blank.text(0)[name])}):
                 vectors.append(tiny.encode([text], convert_to_tensor=True))
         expected = tiny.similarity_pairwise(*vectors).item()
-        assert table.without[number, row].item() == pytest.approx(expected, abs=1e-10)
+        assert table.without[number, row].item() == pytest.approx(expected, abs=100 * PACKED_FLOAT64)
 
 
 def test_pairs_that_cannot_be_used_say_why(tiny: SentenceEncoder) -> None:

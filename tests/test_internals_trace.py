@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minilm import InputError, SentenceEncoder, TextTypeError, TruncationWarning
 from minilm.internals import ACTIVATIONS, ablate, at, layer_by_layer, patch, replace, scale
-from minilm.tolerances import ATTENTION_BY_HAND, PACKED_FLOAT32
+from minilm.tolerances import ATTENTION_BY_HAND, FINITE_DIFFERENCE, PACKED_FLOAT32
 
 LAYOUTS = ("padded", "packed")
 SHORT = ["The cat sat on the mat", "a", "two dogs, about nothing at all", "", "a cat"]
@@ -198,7 +198,7 @@ def test_gradients_reach_what_was_traced(tiny: SentenceEncoder) -> None:
         higher = (embed(tiny, ["the cat sat"]) * weight).sum()
     with tiny.intervene({name: lambda value, place: value - step}):
         lower = (embed(tiny, ["the cat sat"]) * weight).sum()
-    assert gradient[0, 2, 1, 3].item() == pytest.approx((higher - lower).item() / 2e-6, rel=1e-5)
+    assert gradient[0, 2, 1, 3].item() == pytest.approx((higher - lower).item() / 2e-6, rel=FINITE_DIFFERENCE)
     assert not tiny.trace(["a"]).sentence_embedding.requires_grad
 
 
@@ -361,7 +361,7 @@ def test_gradients_flow_through_actions(tiny: SentenceEncoder) -> None:
     (slope,) = torch.autograd.grad(total(factor), factor)
     step = 1e-6
     difference = (total(factor.detach() + step) - total(factor.detach() - step)) / (2 * step)
-    assert slope.item() == pytest.approx(difference.item(), rel=1e-5)
+    assert slope.item() == pytest.approx(difference.item(), rel=FINITE_DIFFERENCE)
     vector = torch.zeros(24, dtype=torch.float64, requires_grad=True)  # a steering vector
     with tiny.intervene({"layers.0.output": lambda value, place: value + vector}):
         tiny(tiny.tokenize(SHORT)).sentence_embedding[:, 0].sum().backward()

@@ -17,6 +17,7 @@ from minilm import SentenceEncoder
 from minilm.fused import has_fast_bfloat16
 from minilm.invariance import check_batch_invariance
 from minilm.parity import TEXTS
+from minilm.tolerances import PACKED_FLOAT32
 
 WORDS = " ".join(TEXTS).split()
 # Every short length, and longer ones on both sides of where a kernel could change its ways.
@@ -92,7 +93,7 @@ def test_the_scan_finds_what_there_is() -> None:
     """In the padded layout, company does matter."""
     found = check_batch_invariance(model_of(torch.float32), POOL, compositions=10, layout="padded")
     assert found.differ > 0
-    assert 0 < found.largest < 1e-5
+    assert 0 < found.largest < 10 * PACKED_FLOAT32
 
 
 SCAN = """

@@ -18,6 +18,7 @@ from minilm import SentenceEncoder
 from minilm.internals import compare
 from minilm.internals.explanation import Explanation, explain
 from minilm.internals.html import visible
+from minilm.tolerances import FOUR_DIGITS, ONE_BYTE
 
 A = "How long does a sourdough loaf stay in the oven?"
 B = "Bake the bread until the crust sounds hollow."
@@ -112,10 +113,10 @@ def test_all_figures_are_the_apis(show: Open, explained: Explanation) -> None:
     table = page.locator("#component-table tbody tr").all_inner_texts()
     without = explained.components.without[:, 0].tolist()
     assert len(table) == 84
-    assert [float(row.split()[-2]) for row in table] == [pytest.approx(x, abs=6e-5) for x in without]
+    assert [float(row.split()[-2]) for row in table] == [pytest.approx(x, abs=FOUR_DIGITS) for x in without]
     layers = page.locator("#layer-table tbody tr").all_inner_texts()
     assert [float(row.split()[1]) for row in layers] == [
-        pytest.approx(x, abs=6e-5) for x in explained.layers.similarities[:, 0, 1].tolist()
+        pytest.approx(x, abs=FOUR_DIGITS) for x in explained.layers.similarities[:, 0, 1].tolist()
     ]
 
 
@@ -230,7 +231,7 @@ def test_256_by_256_tokens_stay_usable(show: Open, small: SentenceEncoder, tmp_p
     assert f"{found.pairs.matrix[1, 2]:+.4f}" in readout(page, "pair-map")
     for number in (0, 1):  # one byte each: near, and the nearer the smaller
         shown = torch.tensor(page.evaluate(f"Array.from(texts[{number}].attention.slice(-65536))"))
-        assert (shown - found.texts[number].attention[5, 11].flatten()).abs().max() < 0.004
+        assert (shown - found.texts[number].attention[5, 11].flatten()).abs().max() < ONE_BYTE
 
 
 @pytest.mark.parametrize("color_scheme", ["light", "dark"])

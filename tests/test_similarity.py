@@ -11,6 +11,7 @@ from sentence_transformers.util import quantize_embeddings as reference_quantize
 import minilm
 from minilm import SentenceEncoder, similarity
 from minilm.errors import InputError
+from minilm.tolerances import SCORE_IN_CHUNKS
 
 FUNCTIONS = [
     "cos_sim",
@@ -69,7 +70,7 @@ def test_semantic_search(chunks: dict, score: str, top_k: int) -> None:
         [hit["corpus_id"] for hit in hits] for hits in theirs
     ]
     for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose([h["score"] for h in mine], [h["score"] for h in other], rtol=1e-6)
+        np.testing.assert_allclose([h["score"] for h in mine], [h["score"] for h in other], rtol=SCORE_IN_CHUNKS)
 
 
 def test_semantic_search_puts_equal_scores_in_order() -> None:
@@ -99,7 +100,7 @@ def test_paraphrase_mining(options: dict) -> None:
     ours = minilm.paraphrase_mining_embeddings(embeddings, **options)
     theirs = util.paraphrase_mining_embeddings(embeddings, **options)
     assert [pair[1:] for pair in ours] == [pair[1:] for pair in theirs]
-    np.testing.assert_allclose([pair[0] for pair in ours], [pair[0] for pair in theirs], rtol=1e-6)
+    np.testing.assert_allclose([pair[0] for pair in ours], [pair[0] for pair in theirs], rtol=SCORE_IN_CHUNKS)
 
 
 def test_paraphrase_mining_from_texts(model: SentenceEncoder, reference: SentenceTransformer) -> None:

@@ -23,7 +23,7 @@ from minilm.internals import Comparison, compare
 from minilm.internals.cka import LinearCKA
 from minilm.internals.compare import nearest, percent
 from minilm.internals.html import visible
-from minilm.tolerances import ATTRIBUTION_SUM, CKA, FIGURE_FLOAT64, FLOAT16_WEIGHTS, PACKED_FLOAT32
+from minilm.tolerances import ATTRIBUTION_SUM, CKA, FIGURE_FLOAT64, FLOAT16_DISTANCE, PACKED_FLOAT32
 from minilm.training import MultipleNegativesRankingLoss, PairDataset, TrainingRecipe, train
 from minilm.training.docstrings import docstring_summaries
 
@@ -390,7 +390,7 @@ def test_another_type(folder: Path, changed) -> None:
     assert not any(tensor.equal for tensor in found.tensors)
     assert 0 < max(tensor.relative for tensor in found.tensors) < 2**-10
     assert [(s.name, s.a, s.b) for s in found.settings] == [("dtype", "float32", "float16")]
-    assert 0 < found.vectors.distance["most"] < FLOAT16_WEIGHTS
+    assert 0 < found.vectors.distance["most"] < FLOAT16_DISTANCE
 
 
 def test_only_what_the_encoder_does_not_use(folder: Path, changed) -> None:

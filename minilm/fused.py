@@ -182,11 +182,16 @@ class _FusedLayer:
         return torch.cat(contexts) if len(contexts) > 1 else contexts[0]
 
 
+def joined_projections(attention: Any) -> tuple[Tensor, Tensor]:
+    """Query, key and value of a :class:`SelfAttention` as one linear map: weight ``[3 · D, D]`` and bias."""
+    projections = (attention.query, attention.key, attention.value)
+    return torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
+
+
 def _products(layer: Any, linear: type[_Prepacked | _Blocked], activation: str) -> list[_Linear]:
     attention, feed_forward = layer.attention, layer.feed_forward
-    projections = (attention.query, attention.key, attention.value)
     return [
-        linear(torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])),
+        linear(*joined_projections(attention)),
         linear(attention.output.weight, attention.output.bias),
         linear(feed_forward.up.weight, feed_forward.up.bias, activation),
         linear(feed_forward.down.weight, feed_forward.down.bias),

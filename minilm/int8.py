@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from minilm.encoder import Encoder
 from minilm.errors import InputError
+from minilm.fused import joined_projections
 from minilm.layouts import PackedBatch
 from minilm.tokens import Tokenizer
 
@@ -111,13 +112,11 @@ def int8_products(layer: Any, sizes: dict[nn.Module, Tensor], attention: torch.d
     """
     query, output = layer.attention.query, layer.attention.output
     up, down = layer.feed_forward.up, layer.feed_forward.down
-    projections = (query, layer.attention.key, layer.attention.value)
-    weight, bias = torch.cat([p.weight for p in projections]), torch.cat([p.bias for p in projections])
     channel, offset, most = _split(sizes[down].clamp(min=_GELU_LEAST) * MARGIN)
     step = (most + _GELU_LEAST) / 255
     out = (step, round(_GELU_LEAST / step))
     return [
-        _Int8Linear(weight, bias, sizes[query], dtype=attention),
+        _Int8Linear(*joined_projections(layer.attention), sizes[query], dtype=attention),
         _Int8Linear(output.weight, output.bias, sizes[output] * MARGIN),
         _Int8Linear(up.weight[channel], up.bias[channel] - offset, sizes[up], out=out),
         _Int8Linear(down.weight[:, channel], down.bias, None, *out),

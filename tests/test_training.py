@@ -302,7 +302,7 @@ def test_packed_dropout_is_drawn_again_where_layers_are_computed_again(weights: 
     """The cached loss and gradient checkpointing run the model once more in the backward pass."""
     folder = write_tiny_model(tmp_path / "model", weights, dropout=0.2)
     logs = []
-    for name, (loss, again) in enumerate(
+    for number, (loss, again) in enumerate(
         [
             (MultipleNegativesRankingLoss(), False),
             (MultipleNegativesRankingLoss(), True),
@@ -310,7 +310,7 @@ def test_packed_dropout_is_drawn_again_where_layers_are_computed_again(weights: 
         ]
     ):
         recipe = TrainingRecipe.trainer(max_steps=4, learning_rate=1e-3, layout="packed", gradient_checkpointing=again)
-        out = tmp_path / str(name)
+        out = tmp_path / str(number)
         model = SentenceEncoder.from_pretrained(folder, device="cpu")
         train(model, PairDataset("pairs", PAIRS), recipe, output_dir=out, loss=loss)
         logs.append(read_log(out / "training_log.jsonl"))

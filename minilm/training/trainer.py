@@ -23,7 +23,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from minilm.errors import InputError, NonFiniteError
 from minilm.layouts import PackedBatch, PaddedBatch, TokenIds
@@ -34,6 +33,7 @@ from minilm.training.batches import BatchRows, batches_per_epoch, epoch_batches
 from minilm.training.checkpoints import TrainingState, checkpoint_path
 from minilm.training.data import PairDataset
 from minilm.training.dropout import with_quick_dropout
+from minilm.training.forwards import recomputed, replaced_forward
 from minilm.training.log import TrainingLog
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,
@@ -188,7 +188,7 @@ def train(
         bar.update(state.global_step)
         dropout = partial(with_quick_dropout, model) if recipe.layout == "packed" else nullcontext
         if recipe.gradient_checkpointing:
-            stack.enter_context(_recomputed_layers(model))
+            stack.enter_context(replaced_forward(model.encoder.layers, recomputed))
 
         for epoch in range(state.epoch, epochs):
             if state.batch == 0:  # not resumed within the epoch
@@ -441,19 +441,6 @@ def _kept_memory() -> Iterator[None]:
         set_option(_M_MMAP_THRESHOLD, 32 << 20)
         set_option(_M_TRIM_THRESHOLD, 64 << 20)
         trim(0)
-
-
-@contextmanager
-def _recomputed_layers(model: SentenceEncoder) -> Iterator[None]:
-    """Inside, each layer keeps only its input for the backward pass and computes the rest again,
-    under the same random numbers (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
-    for layer in model.encoder.layers:
-        layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
-    try:
-        yield
-    finally:
-        for layer in model.encoder.layers:
-            del layer.__dict__["forward"]
 
 
 def _check(

@@ -40,7 +40,7 @@ class Trainings:
 
         torch.set_num_threads(settings.threads)
         self.settings = settings
-        self.library, *layout, precision = name.split("-")
+        self.trainer, *layout, precision = name.split("-")
         self.layout = layout[0] if layout else None
         self.options: dict[str, Any] = {"bf16": precision == "bf16", "seed": 42}
 
@@ -59,7 +59,7 @@ class Trainings:
         try:
             with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                run = self._theirs if self.library == "st" else self._ours
+                run = self._theirs if self.trainer == "st" else self._ours
                 losses = run(Path(folder) / "run", pairs, max_seq_length, options)
         finally:
             hook.remove()

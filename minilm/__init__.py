@@ -11,6 +11,7 @@ from minilm.encoder import Encoder
 from minilm.engines import EncodeBatch
 from minilm.errors import (
     CheckpointError,
+    EngineWarning,
     InputError,
     IntegrityError,
     LossyPrecisionWarning,
@@ -46,6 +47,7 @@ __all__ = [
     "EncodeBatch",
     "Encoder",
     "EncoderConfig",
+    "EngineWarning",
     "InputError",
     "IntegrityError",
     "LossyPrecisionWarning",

@@ -17,7 +17,7 @@ Dimensions (all-MiniLM-L6-v2's values in brackets):
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -228,13 +228,7 @@ class Encoder(nn.Module):
         check_choice("attention", attention, ("sdpa", "eager"))
         if output_attentions and attention != "eager":
             raise InputError('output_attentions needs attention="eager": sdpa never forms the probabilities')
-        if not batch.lengths or min(batch.lengths) == 0:
-            raise InputError("the batch is empty or has a text without tokens; an empty text is [CLS] [SEP]")
-        if max(batch.lengths) > self.config.max_position_embeddings:
-            raise InputError(
-                f"a text has {max(batch.lengths)} tokens, but there are positions for "
-                f"{self.config.max_position_embeddings}; cut it, as SentenceEncoder.tokenize does"
-            )
+        check_lengths(batch.lengths, self.config.max_position_embeddings)
 
     def _initialise(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -244,3 +238,14 @@ class Encoder(nn.Module):
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             with torch.no_grad():
                 module.weight[module.padding_idx].zero_()
+
+
+def check_lengths(lengths: Sequence[int], positions: int) -> None:
+    """Raises an :class:`InputError` for a batch without texts, or with one of no tokens or of too many."""
+    if not lengths or min(lengths) == 0:
+        raise InputError("the batch is empty or has a text without tokens; an empty text is [CLS] [SEP]")
+    if max(lengths) > positions:
+        raise InputError(
+            f"a text has {max(lengths)} tokens, but there are positions for {positions}; "
+            "cut it, as SentenceEncoder.tokenize does"
+        )

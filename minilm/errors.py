@@ -1,6 +1,7 @@
 """The errors that minilm raises on purpose. Each message says what was found, what was expected
 and what to do; each class is also the built-in error that a caller would catch."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 
@@ -70,6 +71,10 @@ class SlowPrecisionWarning(UserWarning):
     """The processor has no instructions for the weights' type and emulates it."""
 
 
+class EngineWarning(UserWarning):
+    """The fast engine does not compute what the plain encoder does, and steps aside for it."""
+
+
 class LossyPrecisionWarning(UserWarning):
     """A precision was chosen that changes the vectors beyond rounding of their own type."""
 
@@ -89,3 +94,17 @@ def describe_cut(
     shown = ", ".join(f"text {first + index} by {lost:,}" for index, lost in list(tokens_lost.items())[:5])
     more = f" and {count - 5:,} more" if count > 5 else ""
     return f"{count:,} of {total:,} texts are over the limit of {limit} tokens ({shown}{more})"
+
+
+def caller_level() -> int:
+    """For a warning, the stack level of the caller outside this package."""
+    import inspect
+
+    import torch
+
+    inside = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
+    frame = inspect.currentframe()
+    frame, level = frame and frame.f_back, 0
+    while frame and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    return level + 1

@@ -8,6 +8,8 @@ inference on the CPU, and is what ``SentenceEncoder.encode`` runs there. What it
 * Attention runs over windows. torch's kernel is two to three times slower for a number of keys that is no
   multiple of 16, so each text is seen through a window that is: an overlapping view of the line of tokens,
   with the keys behind the text's end masked. Nothing is copied and no product has rows of padding.
+* Whether it may be used is asked before every use: it must have been made from what the encoder is (guard.py), and
+  when it is made, both run over a small batch and must agree.
 * Batch invariance: a text's vector has the same bits whatever else is in the batch. Attention has it by
   construction, as each text is a problem of its own, of a shape that depends on its length alone (but for
   short texts in bfloat16, see :meth:`FusedEncoder._windows`). Everything else works row by row, and all that
@@ -24,6 +26,8 @@ import itertools
 import math
 import os
 import platform
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,8 +37,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minilm.encoder import ACTIVATIONS, Embeddings, Encoder, EncoderLayer, EncoderOutput, FeedForward, SelfAttention
+from minilm.encoder import ACTIVATIONS, Encoder, EncoderOutput, check_lengths
+from minilm.errors import EngineWarning, MinilmError, caller_level
+from minilm.guard import Guard, obstacle
 from minilm.layouts import PackedBatch
+from minilm.tolerances import ENGINE, ENGINE_INT8
 
 if TYPE_CHECKING:
     from minilm.int8 import _Int8Linear
@@ -49,16 +56,16 @@ ROWS = 32
 _TYPICAL_ROWS = 2048
 
 # What oneDNN calls the activations: name, arguments, algorithm.
-_ACTIVATIONS: dict[str, tuple[str, list[float], str]] = {
-    "gelu": ("gelu", [], "none"),
-    "gelu_pytorch_tanh": ("gelu", [], "tanh"),
-    "relu": ("relu", [], ""),
-    "silu": ("swish", [], ""),
-    "tanh": ("tanh", [], ""),
+_ACTIVATIONS: dict[Callable[[Tensor], Tensor], tuple[str, list[float], str]] = {
+    ACTIVATIONS["gelu"]: ("gelu", [], "none"),
+    ACTIVATIONS["gelu_pytorch_tanh"]: ("gelu", [], "tanh"),
+    ACTIVATIONS["relu"]: ("relu", [], ""),
+    ACTIVATIONS["silu"]: ("swish", [], ""),
+    ACTIVATIONS["tanh"]: ("tanh", [], ""),
 }
 
-_PLAIN = (Encoder, Embeddings, EncoderLayer, SelfAttention, FeedForward)
-_PLAIN_PARTS = (nn.ModuleList, nn.Linear, nn.Embedding, nn.LayerNorm, nn.Dropout)
+# What an engine is compared with the plain encoder on: texts of these many tokens.
+_PROOF = (2, 2, 3, 7, 7, 16, 17, 33)
 
 
 class _Prepacked:
@@ -72,7 +79,7 @@ class _Prepacked:
     few = range(ROWS + 1, 1024)
     long = 1024
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None):
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor] | None = None):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _TYPICAL_ROWS)
         self.bias = bias.detach()
         self.activation = ("none", [], "") if activation is None else _ACTIVATIONS[activation]
@@ -98,7 +105,7 @@ class _Blocked:
     and processors without prepacked weights. (float64 with AVX2 alone was found to round differently at different
     places of a block.)"""
 
-    def __init__(self, weight: Tensor, bias: Tensor, activation: str | None = None):
+    def __init__(self, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor] | None = None):
         self.weight, self.bias = weight.detach(), bias.detach()
         self.activation = activation
 
@@ -106,7 +113,7 @@ class _Blocked:
         """``[N, in]`` → ``[N, out]``: activation(x Wᵀ + b)."""
         filled = F.pad(x, (0, 0, 0, -len(x) % ROWS))
         y = torch.cat([F.linear(block, self.weight, self.bias) for block in filled.split(ROWS)])[: len(x)]
-        return y if self.activation is None else ACTIVATIONS[self.activation](y)
+        return y if self.activation is None else self.activation(y)
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
         """``[N, in]``, ``[N, out]`` → ``[N, out]``: x Wᵀ + b + residual."""
@@ -188,12 +195,12 @@ def joined_projections(attention: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([p.weight.detach() for p in projections]), torch.cat([p.bias.detach() for p in projections])
 
 
-def _products(layer: Any, linear: type[_Prepacked | _Blocked], activation: str) -> list[_Linear]:
+def _products(layer: Any, linear: type[_Prepacked | _Blocked]) -> list[_Linear]:
     attention, feed_forward = layer.attention, layer.feed_forward
     return [
         linear(*joined_projections(attention)),
         linear(attention.output.weight, attention.output.bias),
-        linear(feed_forward.up.weight, feed_forward.up.bias, activation),
+        linear(feed_forward.up.weight, feed_forward.up.bias, feed_forward.activation),
         linear(feed_forward.down.weight, feed_forward.down.bias),
     ]
 
@@ -201,25 +208,24 @@ def _products(layer: Any, linear: type[_Prepacked | _Blocked], activation: str) 
 class FusedEncoder:
     """The encoder of encoder.py over prepacked weights: inference on the CPU, packed batches.
 
-    It holds copies of the weights, as much memory again as they take. :func:`fused` makes it, keeps it, and
-    makes it anew when the weights have changed.
+    It holds copies of the layers' matrices, as much memory again as they take, and reads everything else where the
+    encoder has it. :func:`fused` makes it and keeps it, and makes another one when the encoder has changed.
 
     Args:
-        encoder: a plain encoder on the CPU, in evaluation mode, without hooks; see :func:`can_fuse`.
+        encoder: a plain encoder, in evaluation mode, see :func:`minilm.guard.obstacle`.
         calibration: for weights in int8, the tokens that their activations' sizes are found on (int8.py).
     """
 
     def __init__(self, encoder: Encoder, calibration: PackedBatch | None = None):
-        embeddings, config = encoder.embeddings, encoder.config
+        embeddings = encoder.embeddings
         dtype = embeddings.word.weight.dtype
-        self.calibration = calibration
         self._word = embeddings.word.weight.detach()
         self._position = embeddings.position.weight.detach()
         self._token_type = embeddings.token_type.weight.detach()[0]
         self._norm = _norm(embeddings.norm)
         if calibration is None:
             linear = _Prepacked if can_prepack(dtype) else _Blocked
-            self._layers = [_FusedLayer(x, _products(x, linear, config.hidden_act), dtype) for x in encoder.layers]
+            self._layers = [_FusedLayer(x, _products(x, linear), dtype) for x in encoder.layers]
         else:
             from minilm.int8 import check_can_quantise, input_sizes, int8_products
 
@@ -229,21 +235,11 @@ class FusedEncoder:
             self._layers = [_FusedLayer(x, int8_products(x, sizes, dtype), dtype) for x in encoder.layers]
         self._attention = dtype
         self._masks: dict[int, Tensor] = {}
-        self._state = _State(encoder)
         _keep_memory()
-
-    def is_current(self, encoder: Encoder) -> bool:
-        """Whether the encoder's weights are those that this was made from.
-
-        Changes are seen that torch counts, such as ``load_state_dict``'s, another tensor or module put in place,
-        hooks, and what changes a tensor as a whole, such as an optimizer. What is written in place through
-        ``parameter.data`` torch does not count: where that is a few numbers of a tensor, put the tensor in
-        place anew (``linear.weight.data = changed``), or write under ``torch.no_grad()``.
-        """
-        return self._state.is_of(encoder)
 
     def __call__(self, batch: PackedBatch) -> EncoderOutput:
         """The last hidden state ``[N, D]`` of a batch of texts that have at least one token each."""
+        check_lengths(batch.lengths, len(self._position))
         windows = self._windows(batch.lengths)
         tokens, ids, positions = len(batch.input_ids), batch.input_ids, batch.position_ids
         if spare := -tokens % _multiple(tokens):
@@ -285,36 +281,85 @@ def _multiple(rows: int) -> int:
     return min(64, max(1, (1 << rows.bit_length()) >> 3))
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What was made of an encoder: an engine, or the reason why there is none."""
+
+    calibration: PackedBatch | None
+    guard: Guard
+    engine: FusedEncoder | None
+    reason: str | None
+
+
 def fused(encoder: Encoder, calibration: PackedBatch | None = None) -> FusedEncoder | None:
-    """The encoder's fused form, made on first use and again after the weights changed; None where the plain
-    one has to run (see :func:`can_fuse`)."""
-    current = _FUSED.get(encoder)
-    if current is not None and current.calibration is calibration and current.is_current(encoder):
-        return current
-    _FUSED.pop(encoder, None)
-    if not can_fuse(encoder):
-        return None
-    _FUSED[encoder] = current = FusedEncoder(encoder, calibration)
-    return current
+    """The engine that computes what ``encoder(batch)`` computes; None where the plain one has to run.
+
+    It is made on first use, and again after the encoder has changed. Threads take turns at this.
+    """
+    return _made(encoder, calibration)[0]
 
 
-_FUSED: WeakKeyDictionary[Encoder, FusedEncoder] = WeakKeyDictionary()
+def why_plain(encoder: Encoder, calibration: PackedBatch | None = None) -> str | None:
+    """Why :func:`fused` gives None, in words; None where it gives an engine."""
+    return _made(encoder, calibration)[1]
 
 
-def can_fuse(encoder: Encoder) -> bool:
-    """Whether the fused form computes what this encoder does: on the CPU, in evaluation mode, made of the plain
-    modules and nothing else, without hooks, outside autocast."""
-    weights = list(encoder.parameters())
-    return (
-        not any(module.training for module in encoder.modules())
-        and all(type(module) in _PLAIN + _PLAIN_PARTS for module in encoder.modules())
-        and not has_hooks(list(encoder.modules()))
-        and {w.device.type for w in weights} == {"cpu"}
-        and len({w.dtype for w in weights}) == 1
-        and not any(w.is_inference() for w in weights)  # torch does not count changes of these
-        and all(w.is_contiguous() for w in weights)
-        and not torch.is_autocast_enabled("cpu")
-    )
+def _made(encoder: Encoder, calibration: PackedBatch | None) -> tuple[FusedEncoder | None, str | None]:
+    with _lock:
+        made = _MADE.get(encoder)
+        if made is None or made.calibration is not calibration or not made.guard.holds(encoder):
+            if reason := obstacle(encoder):
+                return None, reason
+            _MADE.pop(encoder, None)
+            _MADE[encoder] = made = _make(encoder, calibration)
+        return made.engine, made.reason
+
+
+_MADE: WeakKeyDictionary[Encoder, _Made] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+def _make(encoder: Encoder, calibration: PackedBatch | None) -> _Made:
+    linears = [module for module in encoder.layers.modules() if isinstance(module, nn.Linear)]
+    guard = Guard(encoder, [p for linear in linears for p in linear.parameters()])  # before anything is copied
+    engine, reason = None, None
+    try:
+        engine = FusedEncoder(encoder, calibration)
+        difference = _difference(encoder, engine)
+        tolerance = ENGINE_INT8 if calibration else ENGINE[encoder.embeddings.word.weight.dtype]
+        if difference > tolerance:
+            reason = (
+                f"the fast engine disagrees with the plain encoder: their token vectors differ by {difference:.1e} "
+                f"of their length, and rounding by at most {tolerance:.0e}"
+            )
+    except MinilmError:
+        raise
+    except Exception as error:
+        reason = f"the fast engine cannot be made from it: {type(error).__name__}: {error}"
+    if reason is not None:
+        engine = None
+        warnings.warn(EngineWarning(f"encode runs the plain encoder: {reason}"), stacklevel=caller_level())
+    return _Made(calibration, guard, engine, reason)
+
+
+def _difference(encoder: Encoder, engine: FusedEncoder) -> float:
+    """The length of the difference of their token vectors on a small fixed batch, relative to the plain one's."""
+    most, pieces = encoder.config.max_position_embeddings, encoder.config.vocab_size
+    lengths = tuple(min(length, most) for length in _PROOF)
+    ids = torch.arange(sum(lengths)) * 7919 % pieces  # a prime as stride: pieces from all over the vocabulary
+    with torch.inference_mode():
+        batch = PackedBatch(ids, lengths)
+        plain, fast = (run(batch).last_hidden_state.double().nan_to_num(0, 0, 0) for run in (encoder, engine))
+    return float((fast - plain).norm() / plain.norm().clamp(min=1e-9))
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)  # another thread of the parent may have held it
 
 
 def can_prepack(dtype: torch.dtype) -> bool:
@@ -339,47 +384,6 @@ def has_fast_bfloat16() -> bool:
     if not any(name in forced for name in ("DEFAULT", "ALL", "AMX", "BF16")):
         return False
     return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-
-
-class _State:
-    """What an encoder was when its weights were copied, in a form that is compared within microseconds."""
-
-    def __init__(self, encoder: Encoder):
-        modules = list(encoder.modules())
-        self.parts = modules[1:]  # without the encoder itself, which would live as long as this
-        self.children = [(m._modules, name, child) for m in modules for name, child in m._modules.items()]
-        self.tensors = [
-            (m._parameters, name, tensor, tensor.data_ptr(), tensor._version)
-            for m in modules
-            for name, tensor in m._parameters.items()
-            if tensor is not None
-        ]
-        # A fused optimizer's step is not counted in _version. It changes nearly all numbers, so some of each
-        # tensor tell. They stand side by side, since to gather others takes a single query's time.
-        self.views = [t.detach().view(-1)[-8:] for _, _, t, _, _ in self.tensors]
-        self.sample = torch.cat(self.views)
-
-    def is_of(self, encoder: Encoder) -> bool:
-        modules = (encoder, *self.parts)
-        return (
-            not any(m.training for m in modules)
-            and all(children.get(name) is child for children, name, child in self.children)
-            and all(
-                tensors.get(name) is tensor and tensor.data_ptr() == pointer and tensor._version == version
-                for tensors, name, tensor, pointer, version in self.tensors
-            )
-            and torch.equal(torch.cat(self.views), self.sample)
-            and not has_hooks(modules)
-            and not torch.is_autocast_enabled("cpu")
-        )
-
-
-def has_hooks(modules: Sequence[nn.Module]) -> bool:
-    """Whether something runs before, after or in place of the modules' own forward."""
-    every = torch.nn.modules.module
-    return bool(every._global_forward_hooks or every._global_forward_pre_hooks) or any(
-        m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__ for m in modules
-    )
 
 
 def _norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:

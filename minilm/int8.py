@@ -26,8 +26,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from minilm.encoder import Encoder
+from minilm.encoder import ACTIVATIONS, Encoder
 from minilm.errors import InputError
 from minilm.fused import joined_projections
 from minilm.layouts import PackedBatch
@@ -151,21 +152,25 @@ def calibration(tokenizer: Tokenizer, texts: tuple[str, ...]) -> PackedBatch:
     return PackedBatch.from_ids(rows)
 
 
+class _Sizes(TorchFunctionMode):
+    """Within it, notes the sizes of what goes into ``F.linear``. It belongs to its thread, as hooks would not: others
+    who run the same modules meanwhile add nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[Tensor, Tensor] = {}  # weight → the largest absolute value of each input
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is nn.functional.linear:
+            self.found[args[1]] = args[0].abs().amax(0)
+        return function(*args, **(kwargs or {}))
+
+
 def input_sizes(encoder: Encoder, batch: PackedBatch) -> dict[nn.Module, Tensor]:
     """Each linear map of the encoder → ``[in]``, the largest absolute value of each of its inputs over a batch."""
-    sizes: dict[nn.Module, Tensor] = {}
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        sizes[module] = inputs[0].abs().amax(0)
-
-    hooks = [m.register_forward_pre_hook(note) for m in encoder.modules() if isinstance(m, nn.Linear)]
-    try:
-        with torch.no_grad():
-            encoder(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sizes
+    with torch.no_grad(), _Sizes() as sizes:
+        encoder(batch)
+    return {m: sizes.found[m.weight] for m in encoder.modules() if isinstance(m, nn.Linear)}
 
 
 def check_can_quantise(encoder: Encoder) -> None:
@@ -175,7 +180,9 @@ def check_can_quantise(encoder: Encoder) -> None:
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         found = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
         raise InputError(f"int8 weights are for float32 models on the CPU, and this one is {found}; {advice}")
-    if not encoder.config.hidden_act.startswith("gelu"):
+    gelus = (ACTIVATIONS["gelu"], ACTIVATIONS["gelu_pytorch_tanh"])
+    layers: Any = encoder.layers
+    if any(layer.feed_forward.activation not in gelus for layer in layers):
         raise InputError(f"int8 weights need the activation GELU, and this model's is {encoder.config.hidden_act!r}")
     if not _exact_products():
         raise InputError(

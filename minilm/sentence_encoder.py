@@ -28,10 +28,12 @@ from minilm.errors import (
     TextTypeError,
     TruncationError,
     TruncationWarning,
+    caller_level,
     check_choice,
     describe_cut,
 )
-from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, has_hooks
+from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, why_plain
+from minilm.guard import Code
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
@@ -55,6 +57,9 @@ Truncation: TypeAlias = Literal["warn", "error", "silent"]
 TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 WeightPrecision: TypeAlias = Literal["int8"]
+Engine: TypeAlias = Literal["fast", "plain"]
+
+ENGINES = ("fast", "plain")
 Device: TypeAlias = "str | torch.device"
 
 
@@ -88,6 +93,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: the prompt that is used when none is asked for.
         similarity_fn_name: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``.
         truncate_dim: keep only the first dimensions of each vector.
+        engine: ``"fast"`` or ``"plain"``, see :attr:`engine`.
 
     Attributes:
         max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
@@ -104,6 +110,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: str | None = None,
         similarity_fn_name: str = "cosine",
         truncate_dim: int | None = None,
+        engine: Engine = "fast",
     ):
         super().__init__()
         if tokenizer.vocab_size > encoder.config.vocab_size:
@@ -122,6 +129,7 @@ class SentenceEncoder(nn.Module):
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
+        self.engine = engine
         self.unused_tensors: dict[str, Tensor] = {}
         self._tokenizer_files: dict[str, bytes] = {}
         self._calibration: PackedBatch | None = None  # for weights in int8
@@ -138,6 +146,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: str | None = None,
         similarity_fn_name: str | None = None,
         truncate_dim: int | None = None,
+        engine: Engine = "fast",
         weight_precision: WeightPrecision | None = None,
         cache_folder: str | os.PathLike[str] | None = None,
         revision: str | None = None,
@@ -153,6 +162,7 @@ class SentenceEncoder(nn.Module):
             dtype: floating-point type; None takes the one that config.json states, or else the weights'.
             prompts, default_prompt_name, similarity_fn_name: override what the folder says.
             truncate_dim: keep only the first dimensions of each vector.
+            engine: ``"fast"`` or ``"plain"``, see :attr:`engine`.
             weight_precision: None or ``"int8"``, see :attr:`weight_precision`.
             cache_folder, revision, local_files_only, token: see :func:`minilm.hub.find_model`.
 
@@ -175,6 +185,7 @@ class SentenceEncoder(nn.Module):
             default_prompt_name=default_prompt_name or pipeline.default_prompt_name,
             similarity_fn_name=similarity_fn_name or pipeline.similarity_fn_name,
             truncate_dim=truncate_dim,
+            engine=engine,
         )
         model.unused_tensors = ignored
         model._tokenizer_files = pipeline.tokenizer_files
@@ -246,11 +257,16 @@ class SentenceEncoder(nn.Module):
         chunk_size: int | None = None,
         *,
         layout: Layout = "packed",
+        engine: Engine | None = None,
         truncation: Truncation | TokensLost = "warn",
         output: str | os.PathLike[str] | Callable[[int, Any], object] | None = None,
         resume: bool = True,
     ) -> Any:
         """Encodes texts, without tracking gradients. Leaves the model in evaluation mode.
+
+        :attr:`engine` chooses what runs. ``"fast"``, the default, is a second implementation for the packed layout on
+        a CPU (fused.py). It gives way to ``"plain"``, which calls ``self(batch)``, wherever that could show something
+        else; :meth:`why_plain` says why. With either, a change of the model shows in the very next call.
 
         Args:
             inputs: one text, or many: a list, a tuple, a generator, a NumPy array, a pandas Series,
@@ -268,10 +284,12 @@ class SentenceEncoder(nn.Module):
             normalize_embeddings: scale to length 1 once more, after ``truncate_dim``.
             truncate_dim: keep the first dimensions; None takes the model's setting.
             pool, chunk_size: from :meth:`start_multi_process_pool`; texts to a process at a time.
-            layout: ``"packed"`` is fast, and gives a text the same bits whatever else is in the call, in
-                whatever order and batch size, at a fixed number of threads (invariance.py; CPU);
+            layout: ``"packed"`` is fast; on the fast engine it gives a text the same bits whatever else is in the
+                call, in whatever order and batch size, at a fixed number of threads (invariance.py). On the plain
+                engine, as with a hook set, a vector may differ in its last bits with the texts beside it.
                 ``"padded"`` forms the reference's batches and gives the bits that
-                ``SentenceTransformer.encode`` gives with the same arguments.
+                ``SentenceTransformer.encode`` gives with the same arguments, always with the plain engine.
+            engine: ``"fast"`` or ``"plain"`` for this call; None takes the model's.
             truncation: what to do about texts over the limit: ``"warn"`` with a
                 :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
                 anything is computed, or ``"silent"``; or a function that takes text index → tokens lost.
@@ -299,6 +317,7 @@ class SentenceEncoder(nn.Module):
 
             return encode_to(self, _no_single_text(inputs), **options)
         check_choice("layout", layout, ("packed", "padded"))
+        check_choice("engine", engine or self.engine, ENGINES)
         if not callable(truncation):
             check_choice("truncation", truncation, ("warn", "error", "silent"))
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
@@ -313,6 +332,7 @@ class SentenceEncoder(nn.Module):
             "normalize_embeddings": normalize_embeddings,
             "truncate_dim": self._check_dim(truncate_dim if truncate_dim is not None else self.truncate_dim),
             "layout": layout,
+            "engine": engine,
             "truncation": truncation,
         }
         devices = None if device is None or isinstance(device, (str, torch.device)) else device
@@ -380,6 +400,7 @@ class SentenceEncoder(nn.Module):
         normalize_embeddings: bool,
         truncate_dim: int | None,
         layout: Layout,
+        engine: Engine | None,
         truncation: Truncation | TokensLost,
     ) -> Any:
         """The part of :meth:`encode` that runs in one process: checked arguments in, rows out, one
@@ -402,10 +423,11 @@ class SentenceEncoder(nn.Module):
                 normalize_embeddings=normalize_embeddings,
                 truncate_dim=truncate_dim,
                 layout=layout,
+                engine=engine,
                 truncation=report,
             )
             return vectors[places]
-        fast = self._prepare(layout)
+        fast = self._prepare(layout, engine)
         tokenized = self.tokenizer([prompt + text for text in texts] if prompt else texts)
         self.report_truncation(tokenized.tokens_lost, truncation, len(texts))
         rows: list[Any] = [None] * len(texts)
@@ -432,21 +454,39 @@ class SentenceEncoder(nn.Module):
                 bar.update(len(indices))
         return vectors if output_value == "sentence_embedding" else rows
 
-    def _prepare(self, layout: Layout) -> FusedEncoder | None:
-        """Leaves the model in evaluation mode. Returns the encoder over prepacked weights where that does what
-        :meth:`forward` does."""
+    def why_plain(self, layout: Layout = "packed", engine: Engine | None = None) -> str | None:
+        """Why :meth:`encode` would now run the plain modules and not the fast engine; None where it would run the
+        fast one. :meth:`encode` ends training mode, this does not."""
+        return self._own_reason(layout, engine) or why_plain(self.encoder, self._calibration)
+
+    def _own_reason(self, layout: Layout, engine: Engine | None) -> str | None:
+        """The pipeline's part of :meth:`why_plain`; fused.py knows the encoder's."""
+        if layout == "padded":
+            return "the padded layout is always the plain modules'"
+        if (engine or self.engine) == "plain":
+            return "the engine is 'plain'"
+        if type(self).forward is not SentenceEncoder.forward or type(self).__call__ is not SentenceEncoder.__call__:
+            return f"{type(self).__name__} has a forward of its own"
+        if changed := _FORWARD.changed():
+            return f"{changed} was replaced"
+        if self._forward_hooks or self._forward_pre_hooks or not {"forward", "_pool"}.isdisjoint(self.__dict__):
+            return "the model has a forward hook, or a forward of its own"
+        return None
+
+    def _prepare(self, layout: Layout, engine: Engine | None) -> FusedEncoder | None:
+        """Leaves the model in evaluation mode. Returns the fast engine where that does what :meth:`forward` does."""
         if self.dtype == torch.bfloat16 and self.device.type == "cpu" and not has_fast_bfloat16():
             message = "this processor emulates bfloat16, up to a hundred times slower than float32; use float32"
-            warnings.warn(SlowPrecisionWarning(message), stacklevel=_outside())
-        mine = layout == "packed" and type(self).forward is SentenceEncoder.forward and not has_hooks([self])
-        fast = fused(self.encoder, self._calibration) if mine else None
+            warnings.warn(SlowPrecisionWarning(message), stacklevel=caller_level())
+        reason = self._own_reason(layout, engine)
+        fast = fused(self.encoder, self._calibration) if reason is None else None
         if fast is None or self.training:  # else all is in evaluation mode, and to look takes a single query's time
             self.eval()
-            fast = fused(self.encoder, self._calibration) if mine else None
+            fast = fused(self.encoder, self._calibration) if reason is None else None
         if fast is None and layout == "packed" and self._calibration is not None:
             raise InputError(
-                "weight_precision is 'int8', which cannot be had in this call: the model has hooks, parts of another "
-                "kind, another device, or runs under autocast; set model.weight_precision to None"
+                "weight_precision is 'int8', which only the fast engine has, and it cannot run: "
+                f"{self.why_plain(layout, engine)}. Set model.weight_precision to None"
             )
         return fast
 
@@ -472,7 +512,7 @@ class SentenceEncoder(nn.Module):
         if truncation == "error":
             raise TruncationError(f"{message}; split them, or allow the cut with truncation='warn'.", tokens_lost)
         message += "; the rest of each was cut off and has no effect on its vector."
-        warnings.warn(TruncationWarning(message, tokens_lost), stacklevel=_outside())
+        warnings.warn(TruncationWarning(message, tokens_lost), stacklevel=caller_level())
 
     # ---- similarity -----------------------------------------------------------------------------
 
@@ -530,6 +570,25 @@ class SentenceEncoder(nn.Module):
         self.tokenizer.max_seq_length = value
 
     @property
+    def engine(self) -> Engine:
+        """What :meth:`encode` runs. May be set.
+
+        ``"fast"``: prepacked weights and fused operations (fused.py), for the packed layout on a CPU. It stands for the
+        plain modules only while it computes the same: it is compared with them on a small batch when it is made, and
+        made again when a weight, an attribute or a module has changed, whatever wrote it (guard.py). Where a hook is
+        set, a function or class of encoder.py was replaced, or the comparison fails (an :class:`EngineWarning`), the
+        plain modules run. :meth:`why_plain` tells the reason.
+
+        ``"plain"``: ``self(batch)``, what encoder.py says, line by line.
+        """
+        return self._engine
+
+    @engine.setter
+    def engine(self, value: Engine) -> None:
+        check_choice("engine", value, ENGINES)
+        self._engine: Engine = value
+
+    @property
     def weight_precision(self) -> WeightPrecision | None:
         """None: weights are multiplied in their own type. May be set to ``"int8"``: :meth:`encode` then rounds weights
         and activations to 8 bits in its packed layout, which is faster on processors with VNNI and without
@@ -565,7 +624,7 @@ class SentenceEncoder(nn.Module):
                 f"{cosines.min():.4f} at least, on {len(TEXTS)} texts"
                 + ("; bfloat16 is closer, and with AMX faster" if has_fast_bfloat16() else "")
             ),
-            stacklevel=_outside(),
+            stacklevel=caller_level(),
         )
 
     @property
@@ -645,12 +704,5 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _outside() -> int:
-    """The stack level, for a warning, of the caller outside this package."""
-    import inspect
-
-    inside = tuple(os.path.join(os.path.dirname(file), "") for file in (__file__, torch.__file__))
-    frame, level = inspect.currentframe(), 0
-    while frame and frame.f_code.co_filename.startswith(inside):
-        frame, level = frame.f_back, level + 1
-    return level
+# What encode with the fast engine does not call, but must agree with.
+_FORWARD = Code((SentenceEncoder, "forward"), (SentenceEncoder, "_pool"), (SentenceEncoder, "__call__"))

@@ -241,11 +241,11 @@ def _with_progress(
 
 def _warn(model: SentenceEncoder, cut: Cut, total: int, truncation: Any) -> None:
     if cut.texts and truncation == "warn":
-        from minilm.sentence_encoder import _outside
+        from minilm.errors import caller_level
 
         message = cut.describe(total, model.max_seq_length)
         message += "; the rest of each was cut off and has no effect on its vector."
-        warnings.warn(TruncationWarning(message, cut.first), stacklevel=_outside())
+        warnings.warn(TruncationWarning(message, cut.first), stacklevel=caller_level())
 
 
 def _check_options(model: SentenceEncoder, options: Mapping[str, Any]) -> Any:
@@ -279,6 +279,7 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
         "normalize": type(model.normalize).__name__,
         **{name: value for name, value in arguments.items() if name not in _NOT_IN_RUN},
         "prompt": model._resolve_prompt(arguments["prompt"], arguments["prompt_name"]) or "",
+        "engine": arguments["engine"] or model.engine,
         "truncate_dim": truncate_dim,
         "chunk_size": arguments["chunk_size"] or [MOST_TEXTS, MOST_CHARACTERS],
     }

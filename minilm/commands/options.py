@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from minilm.config import DTYPES
-from minilm.sentence_encoder import SentenceEncoder
+from minilm.sentence_encoder import ENGINES, SentenceEncoder
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,13 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
         help="packed is fast; padded gives the reference's bits (default: packed)",
     )
     parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="fast",
+        help="fast is a copy of the plain encoder that proves itself against it; plain runs encoder.py itself "
+        "(default: fast)",
+    )
+    parser.add_argument(
         "--truncation",
         choices=("warn", "error", "silent"),
         default="warn",
@@ -52,6 +59,7 @@ def load_model(args: argparse.Namespace) -> SentenceEncoder:
         args.model,
         device=args.device,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
+        engine=getattr(args, "engine", "fast"),
         weight_precision=getattr(args, "weight_precision", None),
     )
 

@@ -137,7 +137,8 @@ class Guard:
         self._parameters = list(encoder.parameters())
         self._matrices = [p for p in self._parameters if p.ndim > 1]
         self._settings_then = self._settings()
-        self._copied = list(copied)
+        # Kept alive, so that no other tensor can come to lie where one of these was.
+        self._copied = [parameter.detach() for parameter in copied]
         self._watched = Watched(self._copied)
         self._sums = sums(self._copied)  # read after the watch has begun
         self._rewritten = False
@@ -159,12 +160,14 @@ class Guard:
 
     def _settings(self) -> tuple[Any, ...]:
         """Where the parameters are, in what form, and how they are multiplied."""
+        onednn: Any = torch.backends.mkldnn
         return (
             list(map(Tensor.data_ptr, self._parameters)),
             list(map(Tensor.size, self._matrices)),
             list(map(Tensor.is_contiguous, self._matrices)),
             torch.get_float32_matmul_precision(),
-            torch.backends.mkldnn.enabled,
+            getattr(getattr(onednn, "matmul", None), "fp32_precision", None),  # since torch 2.9
+            onednn.enabled,
         )
 
     def _is_rewritten(self) -> bool:
@@ -200,6 +203,9 @@ def sums(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def obstacle(encoder: plain.Encoder) -> str | None:
     """What ``encoder(batch)`` would show and the engine cannot, in words; None where there is nothing."""
+    device = encoder.embeddings.word.weight.device.type
+    if device != "cpu":
+        return f"it is on the device {device}"
     if any(module.training for module in encoder.modules()):
         return "it is in training mode"
     if changed := ENCODER.changed():

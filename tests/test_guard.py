@@ -103,6 +103,11 @@ def a_state(model: SentenceEncoder, _: object) -> None:
     model.load_state_dict({name: tensor * 1.1 for name, tensor in model.state_dict().items()})
 
 
+def rounded_and_back(model: SentenceEncoder, _: object) -> None:
+    """The new numbers may come to lie where the old ones were."""
+    model.bfloat16().float()
+
+
 NUMBERS = [
     one_number,
     columns,
@@ -117,6 +122,7 @@ NUMBERS = [
     a_norm,
     a_piece,
     a_state,
+    rounded_and_back,
 ]
 
 # ---- tensors, attributes, modules ------------------------------------------------------------------

@@ -11,6 +11,7 @@ from minilm.encoder import Encoder
 from minilm.engines import EncodeBatch
 from minilm.errors import (
     CheckpointError,
+    CheckpointWarning,
     InputError,
     IntegrityError,
     LossyPrecisionWarning,
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "CheckpointWarning",
     "EncodeBatch",
     "Encoder",
     "EncoderConfig",

@@ -51,9 +51,12 @@ _TYPICAL_ROWS = 2048
 # What oneDNN calls the activations: name, arguments, algorithm.
 _ACTIVATIONS: dict[str, tuple[str, list[float], str]] = {
     "gelu": ("gelu", [], "none"),
+    "gelu_python": ("gelu", [], "none"),
     "gelu_pytorch_tanh": ("gelu", [], "tanh"),
+    "gelu_new": ("gelu", [], "tanh"),
     "relu": ("relu", [], ""),
     "silu": ("swish", [], ""),
+    "swish": ("swish", [], ""),
     "tanh": ("tanh", [], ""),
 }
 

@@ -308,12 +308,12 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
             problems.append(
                 f"{name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)} from config.json"
             )
-    others: dict[torch.dtype, str] = {}
+    first: dict[torch.dtype, str] = {}
     for name, tensor in found.items():
         if tensor.dtype not in FLOAT_TYPES:
-            others.setdefault(tensor.dtype, name)
-    if others:
-        kinds = ", ".join(f"{str(dtype).removeprefix('torch.')} ({name})" for dtype, name in others.items())
+            first.setdefault(tensor.dtype, name)
+    if first:
+        kinds = ", ".join(f"{str(dtype).removeprefix('torch.')} ({name})" for dtype, name in first.items())
         problems.append(f"types: found {kinds}; expected float32, float16, bfloat16 or float64")
     if problems:
         raise CheckpointError(

@@ -38,10 +38,9 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "attn_implementation": ("sdpa", None),
     "_attn_implementation": ("sdpa", None),
     # Not in BertConfig, but read by what stands around it: a mask that looks back only, layers of
-    # their own shapes, other names, files and classes.
+    # their own shapes, other names, files and code.
     "is_causal": (False, None),
     "per_layer_config": (None, {}),
-    "layer_types": (None,),
     "attribute_map": (None, {}),
     "auto_map": (None, {}),
     "configuration_files": (None, []),
@@ -130,6 +129,8 @@ class EncoderConfig:
             "model_type": "bert",
             "position_embedding_type": "absolute",
             **dataclasses.asdict(self),
+            "initializer_range": float(self.initializer_range),  # the two that transformers wants as no integer
+            "layer_norm_eps": float(self.layer_norm_eps),
         }
 
     def __post_init__(self) -> None:

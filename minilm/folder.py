@@ -104,11 +104,7 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
         raise CheckpointError(f"{folder} is not a folder")
     modules = read_modules(_contained(folder, ""))
     inside = _contained(folder, modules[0][1] if modules else "")
-    for name in _NOT_READ:
-        if (inside / name).exists():
-            raise CheckpointError(
-                f"{inside / name} would change the vectors and is not supported; merge it or remove it"
-            )
+    _refuse_what_is_not_read(inside)
     values = _object(inside / "config.json")
     config = EncoderConfig.from_dict(values, str(inside / "config.json"))
     dtype = stated_dtype(values)
@@ -145,13 +141,14 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
 
 
 def model_files(folder: Path) -> list[str]:
-    """Every file that loading looks for in a folder of which only modules.json need be there yet, or in the folders
-    that it names.
+    """Every file that loading looks for in a folder, and in the folders that its modules.json names, which alone
+    need be there yet.
 
     Raises:
         CheckpointError: modules.json is broken, leaves the folder, or names a pipeline that is not supported.
     """
-    paths = {"", *(path for _, path in read_modules(_contained(folder, "")))}
+    modules = read_modules(_contained(folder, "")) if (folder / "modules.json").is_file() else []
+    paths = {"", *(path for _, path in modules)}
     inside = [_contained(folder, path).relative_to(folder) for path in sorted(paths)]
     return [(path / name).as_posix() for path in inside for name in (*FILES, *_NOT_READ)]
 
@@ -160,15 +157,19 @@ def missing_files(folder: Path) -> list[str]:
     """The files without which a folder cannot be loaded and that are not there.
 
     Raises:
-        CheckpointError: see :func:`model_files`.
+        CheckpointError: see :func:`model_files`; or there is a file that would change the vectors.
     """
     if not ((folder / "modules.json").is_file() or (folder / "config.json").is_file()):
+        _refuse_what_is_not_read(folder)
         return ["modules.json", "config.json"]
     modules = read_modules(_contained(folder, "")) or [("Transformer", "")]
-    inside = _contained(folder, modules[0][1]).relative_to(folder)
-    needed = [inside / name for name in ("config.json", "tokenizer.json", WEIGHTS_FILE)]
-    needed += [Path(path) / "config.json" for kind, path in modules if kind == "Pooling"]
-    return [file.as_posix() for file in needed if not (folder / file).is_file()]
+    inside = _contained(folder, modules[0][1])
+    _refuse_what_is_not_read(inside)
+    needed = [inside / "config.json", inside / WEIGHTS_FILE]
+    if not (inside / "vocab.txt").is_file():
+        needed.append(inside / "tokenizer.json")
+    needed += [_contained(folder, path) / "config.json" for kind, path in modules if kind == "Pooling"]
+    return [file.relative_to(folder).as_posix() for file in needed if not file.is_file()]
 
 
 def write_folder(
@@ -358,6 +359,14 @@ def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: E
             "tokenizer_config.json"
         )
     return limit
+
+
+def _refuse_what_is_not_read(inside: Path) -> None:
+    for name in _NOT_READ:
+        if (inside / name).exists():
+            raise CheckpointError(
+                f"{inside / name} would change the vectors and is not supported; merge it or remove it"
+            )
 
 
 def _check_plain(inside: Path, values: Mapping[str, Any]) -> None:

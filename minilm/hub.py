@@ -274,7 +274,11 @@ def _from_hub(
         if quiet:
             huggingface_hub.utils.enable_progress_bars()
     if missing := absent(folder):
-        raise ModelNotFoundError(f"{repo_id} has no {', '.join(missing)} on the hub; other formats are not read")
+        raise ModelNotFoundError(
+            f"{repo_id} has no {', '.join(missing)} on the hub; other formats are not read. If it has "
+            f"pytorch_model.bin, 'hf download {repo_id} --local-dir FOLDER' fetches all, and to load FOLDER shows the "
+            "command that converts it"
+        )
     return folder
 
 

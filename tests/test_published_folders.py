@@ -26,7 +26,7 @@ from transformers import BertConfig, GenerationConfig
 from minilm import CheckpointError, CheckpointWarning, EncoderConfig, InputError, SentenceEncoder
 from minilm.folder import read_folder
 from minilm.internals import component_table, explain, layer_by_layer, token_pairs
-from minilm.internals.page import page
+from minilm.internals.page import explanation_page
 from minilm.tolerances import PACKED_FLOAT32
 
 pytestmark = pytest.mark.filterwarnings("ignore::minilm.TruncationWarning", "ignore::minilm.SlowPrecisionWarning")
@@ -288,7 +288,7 @@ def test_internals_of_a_model_that_takes_cls(tiny_folder: TinyFolder) -> None:
     np.testing.assert_array_equal(vectors[-1], model.encode([a, b], layout="padded"))
     assert component_table(model, [(a, b)]).scores[0].item() == pytest.approx(score, abs=PACKED_FLOAT32)
     found = explain(model, a, b)
-    for shown in (repr(found), page(found)):
+    for shown in (repr(found), explanation_page(found)):
         assert "vector of [CLS]" in shown
         assert "mean of the last" not in shown
 

@@ -152,7 +152,7 @@ class SentenceEncoder(nn.Module):
 
         Args:
             model_name_or_path: None for all-MiniLM-L6-v2, verified against its published hashes; or
-                a folder in sentence-transformers' format; or a model id of the hub.
+                a folder in sentence-transformers' format or that of ``BertModel``; or a model id of the hub.
             device: where to put it; None takes CUDA, then MPS, then the CPU.
             dtype: floating-point type; None takes the one that config.json states, or else the weights'.
             prompts, default_prompt_name, similarity_fn_name: override what the folder says.

@@ -11,6 +11,7 @@ from minilm.encoder import Encoder
 from minilm.engines import EncodeBatch
 from minilm.errors import (
     CheckpointError,
+    CheckpointWarning,
     EngineWarning,
     InputError,
     IntegrityError,
@@ -44,6 +45,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "CheckpointWarning",
     "EncodeBatch",
     "Encoder",
     "EncoderConfig",

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,17 @@ KEYS = {
 IGNORED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
 
 WEIGHTS_FILE = "model.safetensors"
+
+# What stands at the beginning of a file that "git clone" leaves in place of a large one.
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+# Makes model.safetensors of the files that a glob pattern finds. torch.load runs no code with weights_only.
+_CONVERT = (
+    'python -c "import sys, pathlib, torch, safetensors.torch as s; d = pathlib.Path(sys.argv[1]); w = {{}}; '
+    "[w.update({load}) for p in sorted(d.glob('{files}'))]; "
+    "s.save_file({{k: t.clone().contiguous() for k, t in w.items() if torch.is_tensor(t)}}, "
+    "d / 'model.safetensors', metadata={{'format': 'pt'}})\" {folder}"
+)
 FLOAT_TYPES = tuple(getattr(torch, name) for name in DTYPES)
 
 
@@ -61,6 +73,11 @@ def their_names(config: EncoderConfig) -> dict[str, str]:
     return names
 
 
+def is_used(name: str) -> bool:
+    """Whether a tensor's name is that of a part of the encoder, and not of a constant or a head on top of it."""
+    return name.startswith(("embeddings.", "encoder.")) and name not in IGNORED
+
+
 def load_encoder(
     path: str | os.PathLike[str], config: EncoderConfig, dtype: torch.dtype | None = None
 ) -> tuple[Encoder, dict[str, Tensor]]:
@@ -69,15 +86,16 @@ def load_encoder(
     Args:
         path: the file.
         config: the shape that the file must have.
-        dtype: the floating-point type of the encoder; None keeps the file's.
+        dtype: the floating-point type of the encoder; None takes that of the file's first tensor
+            that has one, in the order of names, as transformers does.
 
     Returns:
-        The encoder, and the tensors of :data:`IGNORED` that the file has, to be saved again as
-        they came.
+        The encoder, and the other tensors of the file, such as a pooler or a head, to be saved
+        again as they came.
 
     Raises:
-        CheckpointError: the file cannot be read, or a tensor is missing, unexpected, misshapen or
-            of another type than the rest.
+        CheckpointError: the file cannot be read, or a tensor of the encoder is missing, misshapen or
+            not of a floating-point type, or is one that ``config.json`` has no place for.
     """
     tensors = read_tensors(path)
     if config.num_hidden_layers > len(tensors):  # before a hostile number of layers is built
@@ -94,12 +112,12 @@ def load_encoder(
     expected = {names[ours]: parameter for ours, parameter in encoder.named_parameters()}
     _check_tensors(Path(path), tensors, expected)
 
-    encoder.to(dtype or next(tensors[name].dtype for name in expected))
+    encoder.to(dtype or next(tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point))
     with torch.no_grad():
         # Copies, because torch's own allocations are aligned: kernels may round by alignment.
         for ours, parameter in encoder.named_parameters():
             parameter.copy_(tensors[names[ours]])
-    return encoder, {name: tensors[name].clone() for name in IGNORED if name in tensors}
+    return encoder, {name: tensor.clone() for name, tensor in tensors.items() if name not in expected}
 
 
 def save_encoder(path: str | os.PathLike[str], encoder: Encoder, ignored: Mapping[str, Tensor] | None = None) -> None:
@@ -134,24 +152,30 @@ def weights_sha256(encoder: Encoder) -> str:
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """All tensors of a safetensors file.
+    """All tensors of a safetensors file, in the order of their names there, under the names that ``BertModel``
+    writes: without the prefix ``bert.`` that a model with a head adds, and with ``weight`` and ``bias`` for what
+    files converted from TensorFlow call ``gamma`` and ``beta``.
 
     Raises:
-        CheckpointError: the file is missing, may not be read, is empty, cut short or not safetensors.
+        CheckpointError: the file is missing, may not be read, is empty, cut short or not safetensors, or has a
+            tensor under two such names.
     """
     path = Path(path)
     if not path.is_file():
-        hint = ""
-        if pickles := sorted(p.name for p in path.parent.glob("*.bin")):
-            hint = f" There is {pickles[0]}, a pickle, which can run code and is never read; convert it first."
-        if (path.parent / f"{path.name}.index.json").exists():
-            hint = " There is an index of several files (shards); save the model into one file first."
-        raise CheckpointError(f"{path} does not exist.{hint}")
+        raise CheckpointError(f"{path} does not exist.{_how_to_convert(path.parent)}")
+    check_not_a_pointer(path)
+    tensors: dict[str, Tensor] = {}
     try:
         with open(path, "rb"):  # safetensors calls a file that may not be read missing
             pass
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            for name in file.keys():
+                ours = name.removeprefix("bert.")
+                ours = ours.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+                if ours in tensors:
+                    raise CheckpointError(f"{path} has {ours} twice, once as {name}; remove one of them")
+                tensors[ours] = file.get_tensor(name)
+            return tensors
     except (SafetensorError, UnicodeError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. Fetch it again."
@@ -192,10 +216,26 @@ def inspect_tensors(path: str | os.PathLike[str]) -> list[TensorInfo]:
             dtype=str(tensor.dtype).removeprefix("torch."),
             norm=tensor.double().norm().item(),
             sha256=hashlib.sha256(tensor.contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest(),
-            used=name not in IGNORED,
+            used=is_used(name),
         )
         for name, tensor in read_tensors(path).items()
     ]
+
+
+def check_not_a_pointer(path: Path) -> None:
+    """Refuses a file that stands for another one, as ``git clone`` without Git LFS leaves it."""
+    try:
+        if not path.is_file():
+            return
+        with open(path, "rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError:  # whoever reads the file says what is wrong
+        return
+    if start == _POINTER:
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, in place of the file itself. In its folder, "
+            "run 'git lfs install' and 'git lfs pull', or download the file."
+        )
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
@@ -258,7 +298,9 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
     problems = []
     if missing := [name for name in expected if name not in tensors]:
         problems.append(f"missing: {_some(missing)}")
-    if unexpected := [name for name in tensors if name not in expected and name not in IGNORED]:
+        if others := [name for name in tensors if not is_used(name) and name not in IGNORED]:
+            problems.append(f"the file has in their place: {_some(others)}")
+    if unexpected := [n for n in tensors if n not in expected and is_used(n)]:
         problems.append(f"unexpected: {_some(unexpected)}")
     found = {name: tensors[name] for name in expected if name in tensors}
     for name, tensor in found.items():
@@ -266,17 +308,33 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[
             problems.append(
                 f"{name} has shape {list(tensor.shape)}, expected {list(expected[name].shape)} from config.json"
             )
-    types = {tensor.dtype for tensor in found.values()}
-    if len(types) > 1 or not types <= set(FLOAT_TYPES):
-        first: dict[torch.dtype, str] = {}
-        for name, tensor in found.items():
+    first: dict[torch.dtype, str] = {}
+    for name, tensor in found.items():
+        if tensor.dtype not in FLOAT_TYPES:
             first.setdefault(tensor.dtype, name)
+    if first:
         kinds = ", ".join(f"{str(dtype).removeprefix('torch.')} ({name})" for dtype, name in first.items())
-        problems.append(f"types: found {kinds}; expected one of float32, float16, bfloat16, float64 throughout")
+        problems.append(f"types: found {kinds}; expected float32, float16, bfloat16 or float64")
     if problems:
         raise CheckpointError(
             f"{path} does not hold the encoder that config.json describes.\n  " + "\n  ".join(problems)
         )
+
+
+def _how_to_convert(folder: Path) -> str:
+    """The one command that makes model.safetensors of the weights that a folder has in its place."""
+    where = shlex.quote(str(folder))
+    if (folder / f"{WEIGHTS_FILE}.index.json").exists():
+        command = _CONVERT.format(load="s.load_file(p)", files="model-*.safetensors", folder=where)
+        return f" There is an index of several files (shards). This joins them:\n  {command}"
+    if any(folder.glob("pytorch_model*.bin")):
+        load = "torch.load(p, map_location='cpu', weights_only=True)"
+        command = _CONVERT.format(load=load, files="pytorch_model*.bin", folder=where)
+        return (
+            " There is pytorch_model.bin, a pickle, which can run code and is never read. This converts it, and "
+            f"runs no code in it:\n  {command}"
+        )
+    return ""
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -1,8 +1,9 @@
 """The encoder's configuration, read from a checkpoint's ``config.json``.
 
-Every field of the file is accounted for: it is honoured (the dataclass below), it must have the
-one value that this encoder implements (``_FIXED``), or it says nothing about the numbers
-(``_DESCRIPTIVE``). A field in none of the three is refused rather than ignored.
+Every field of the file is accounted for. It is honoured (the dataclass below), or it must have a
+value that this encoder implements (``_FIXED``), or transformers writes it and it says nothing about
+the numbers (``_DESCRIPTIVE``). Any other field is one that ``BertConfig`` does not define, so it
+cannot change a ``BertModel``: :func:`unknown_fields` names it, and loading goes on with a warning.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from minilm.errors import CheckpointError
 
-ACTIVATIONS = ("gelu", "gelu_pytorch_tanh", "relu", "silu", "tanh")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python", "relu", "silu", "swish", "tanh")
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 LARGEST_SIZE = 2**24  # beyond any BERT; a hostile file must not overflow the arithmetic of shapes
@@ -26,8 +27,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "model_type": ("bert",),
     "dtype": (*DTYPES, None),
     "torch_dtype": (*DTYPES, None),
-    "architectures": (["BertModel"], None),
-    "position_embedding_type": ("absolute",),
+    "position_embedding_type": ("absolute", None),
     "is_decoder": (False,),
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
@@ -37,16 +37,34 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "attn_implementation": ("sdpa", None),
     "_attn_implementation": ("sdpa", None),
+    # Not in BertConfig, but read by what stands around it: a mask that looks back only, layers of
+    # their own shapes, other names, files and code.
+    "is_causal": (False, None),
+    "per_layer_config": (None, {}),
+    "attribute_map": (None, {}),
+    "auto_map": (None, {}),
+    "configuration_files": (None, []),
+    "transformers_weights": (None,),
+    "fusion_config": (None, {}),
 }
 
 # Fields that describe the file, another library's behaviour, or heads that an encoder lacks.
 _DESCRIPTIVE = frozenset(
     """
-    _name_or_path name_or_path transformers_version use_cache
-    gradient_checkpointing classifier_dropout tie_word_embeddings bos_token_id eos_token_id
-    sep_token_id output_attentions output_hidden_states return_dict id2label label2id
-    problem_type finetuning_task task_specific_params directionality
-    tokenizer_class unk_token_id cls_token_id mask_token_id
+    _name_or_path name_or_path _commit_hash transformers_version transformers.js_config export_model_type
+    _attn_implementation_autoset _attn_implementation_internal _flash_attn_2_enabled gradient_checkpointing
+    use_cache output_past output_attentions output_hidden_states return_dict torchscript use_bfloat16 tf_legacy_loss
+    xla_device classifier_dropout tie_word_embeddings tie_encoder_decoder tie_last_hidden_states
+    id2label label2id num_labels problem_type finetuning_task task_specific_params prefix
+    tokenizer_class unk_token_id cls_token_id mask_token_id bos_token_id eos_token_id eos_token_ids sep_token_id
+    decoder_start_token_id directionality
+    pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
+    max_length min_length do_sample early_stopping num_beams num_beam_groups num_return_sequences temperature
+    top_k top_p typical_p epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty
+    diversity_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids suppress_tokens
+    begin_suppress_tokens forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty output_scores return_dict_in_generate num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind target_lookbehind
     """.split()
 )
 
@@ -84,7 +102,8 @@ class EncoderConfig:
         """Builds the configuration from the content of a ``config.json``.
 
         The model's type and sizes must be stated; the other fields fall back to ``BertConfig``'s
-        defaults, as they do in transformers. ``source`` names the file in errors.
+        defaults, as they do in transformers. Those of :func:`unknown_fields` have no effect.
+        ``source`` names the file in errors.
         """
         honoured = [field.name for field in dataclasses.fields(cls)]
         for name, allowed in _FIXED.items():
@@ -93,11 +112,6 @@ class EncoderConfig:
                     f"{source}: {name} is {values[name]!r}, supported: {', '.join(map(repr, allowed))}. "
                     "minilm runs BertModel encoders with absolute positions."
                 )
-        if unknown := sorted(set(values) - set(honoured) - set(_FIXED) - _DESCRIPTIVE):
-            raise CheckpointError(
-                f"{source}: unknown field(s) {', '.join(unknown)}. minilm honours or refuses every "
-                "field; remove them if they do not change what the model computes."
-            )
         sizes = [
             name for name in honoured if name.endswith(("_size", "_layers", "_heads")) and name != "type_vocab_size"
         ]
@@ -115,6 +129,8 @@ class EncoderConfig:
             "model_type": "bert",
             "position_embedding_type": "absolute",
             **dataclasses.asdict(self),
+            "initializer_range": float(self.initializer_range),  # the two that transformers wants as no integer
+            "layer_norm_eps": float(self.layer_norm_eps),
         }
 
     def __post_init__(self) -> None:
@@ -137,6 +153,17 @@ class EncoderConfig:
             raise CheckpointError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
             )
+
+
+def unknown_fields(values: Mapping[str, Any]) -> list[str]:
+    """The fields of a ``config.json`` that neither minilm nor ``BertConfig`` knows, and which therefore have no
+    effect; also ``architectures`` where it names another model than BERT, since ``model_type`` decides."""
+    honoured = {field.name for field in dataclasses.fields(EncoderConfig)}
+    unknown = set(values) - honoured - set(_FIXED) - _DESCRIPTIVE
+    names = values.get("architectures")
+    if names is None or (isinstance(names, list) and all(str(name).startswith("Bert") for name in names)):
+        unknown.discard("architectures")
+    return sorted(unknown)
 
 
 def stated_dtype(values: Mapping[str, Any]) -> str | None:

@@ -33,9 +33,12 @@ Attention: TypeAlias = Literal["sdpa", "eager"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,  # the exact one, x · Φ(x), through erf
+    "gelu_python": lambda x: x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0)))),
     "relu": F.relu,
     "silu": F.silu,
+    "swish": F.silu,
     "tanh": torch.tanh,
 }
 

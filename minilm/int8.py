@@ -180,7 +180,7 @@ def check_can_quantise(encoder: Encoder) -> None:
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         found = f"{str(weight.dtype).removeprefix('torch.')} on {weight.device}"
         raise InputError(f"int8 weights are for float32 models on the CPU, and this one is {found}; {advice}")
-    gelus = (ACTIVATIONS["gelu"], ACTIVATIONS["gelu_pytorch_tanh"])
+    gelus = [function for name, function in ACTIVATIONS.items() if name.startswith("gelu")]
     layers: Any = encoder.layers
     if any(layer.feed_forward.activation not in gelus for layer in layers):
         raise InputError(f"int8 weights need the activation GELU, and this model's is {encoder.config.hidden_act!r}")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from minilm.errors import CheckpointError, PushError
 
-# What a model folder may hold; anything else in it (checkpoints, notes, keys …) stays at home.
+# What a model folder may hold, beside the files of the modules that it names; anything else in it (checkpoints,
+# notes, keys …) stays at home.
 MODEL_FILES = (
     "README.md",
     "modules.json",
@@ -108,7 +109,7 @@ def push_to_hub(
 
 def _checked(folder: Path) -> list[str]:
     """The files to upload, once the folder has loaded."""
-    from minilm.folder import read_folder
+    from minilm.folder import model_files, read_folder
     from minilm.sentence_encoder import SentenceEncoder
 
     if not folder.is_dir():
@@ -119,7 +120,8 @@ def _checked(folder: Path) -> list[str]:
             f"{folder} has its encoder in {encoder}, expected in the folder itself; load the model, save it anew with "
             "save_pretrained, and push that folder"
         )
-    return [name for name in MODEL_FILES if (folder / name).is_file()]
+    of_modules = [name for name in model_files(folder) if name not in MODEL_FILES]
+    return [name for name in (*MODEL_FILES, *of_modules) if (folder / name).is_file()]
 
 
 @contextmanager

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from minilm import folder as model_folder
-from minilm.checkpoint import WEIGHTS_FILE, load_encoder
+from minilm.checkpoint import IGNORED, WEIGHTS_FILE, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
+    CheckpointWarning,
     InputError,
     LossyPrecisionWarning,
     SlowPrecisionWarning,
@@ -37,7 +38,7 @@ from minilm.guard import Code
 from minilm.hub import find_model
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
-from minilm.pooling import L2Normalize, MeanPooling
+from minilm.pooling import POOLING, PoolingMode, after_pooling, list_after_pooling
 from minilm.progress import progress
 from minilm.similarity import (
     PRECISIONS,
@@ -93,6 +94,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: the prompt that is used when none is asked for.
         similarity_fn_name: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``.
         truncate_dim: keep only the first dimensions of each vector.
+        pooling_mode: ``"mean"`` of the token vectors, or ``"cls"``, the vector of ``[CLS]``.
         engine: ``"fast"`` or ``"plain"``, see :attr:`engine`.
 
     Attributes:
@@ -110,6 +112,7 @@ class SentenceEncoder(nn.Module):
         default_prompt_name: str | None = None,
         similarity_fn_name: str = "cosine",
         truncate_dim: int | None = None,
+        pooling_mode: PoolingMode = "mean",
         engine: Engine = "fast",
     ):
         super().__init__()
@@ -121,8 +124,9 @@ class SentenceEncoder(nn.Module):
         if similarity_fn_name not in SIMILARITY:
             raise InputError(f"similarity_fn_name is {similarity_fn_name!r}, expected one of {', '.join(SIMILARITY)}")
         self.encoder = encoder
-        self.pooling = MeanPooling()
-        self.normalize = L2Normalize() if normalize else nn.Identity()
+        check_choice("pooling_mode", pooling_mode, tuple(POOLING))
+        self.pooling = POOLING[pooling_mode]()
+        self.normalize = after_pooling([None] if normalize else [])
         self.tokenizer = tokenizer
         # sentence-transformers always knows these two; empty until a checkpoint says otherwise.
         self.prompts = {"query": "", "document": "", **(prompts or {})}
@@ -157,11 +161,11 @@ class SentenceEncoder(nn.Module):
 
         Args:
             model_name_or_path: None for all-MiniLM-L6-v2, verified against its published hashes; or
-                a folder in sentence-transformers' format; or a model id of the hub.
+                a folder in sentence-transformers' format or that of ``BertModel``; or a model id of the hub.
             device: where to put it; None takes CUDA, then MPS, then the CPU.
             dtype: floating-point type; None takes the one that config.json states, or else the weights'.
             prompts, default_prompt_name, similarity_fn_name: override what the folder says.
-            truncate_dim: keep only the first dimensions of each vector.
+            truncate_dim: keep only the first dimensions of each vector; None takes what the folder says.
             engine: ``"fast"`` or ``"plain"``, see :attr:`engine`.
             weight_precision: None or ``"int8"``, see :attr:`weight_precision`.
             cache_folder, revision, local_files_only, token: see :func:`minilm.hub.find_model`.
@@ -170,6 +174,9 @@ class SentenceEncoder(nn.Module):
             ModelNotFoundError: the model is nowhere to be had.
             IntegrityError: a file of all-MiniLM-L6-v2 is not the published one.
             CheckpointError: the folder is broken or holds another kind of model.
+
+        Warns:
+            CheckpointWarning: names what the folder says that has no effect, and what it leaves open.
         """
         path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
         pipeline = model_folder.read_folder(path)
@@ -180,17 +187,23 @@ class SentenceEncoder(nn.Module):
         model = cls(
             encoder,
             tokenizer,
-            normalize=pipeline.normalize,
+            pooling_mode=pipeline.pooling_mode,
             prompts={**pipeline.prompts, **(prompts or {})},
             default_prompt_name=default_prompt_name or pipeline.default_prompt_name,
             similarity_fn_name=similarity_fn_name or pipeline.similarity_fn_name,
-            truncate_dim=truncate_dim,
+            truncate_dim=pipeline.truncate_dim if truncate_dim is None else truncate_dim,
             engine=engine,
         )
+        model.normalize = after_pooling(pipeline.after_pooling)
         model.unused_tensors = ignored
         model._tokenizer_files = pipeline.tokenizer_files
         model.eval().to(device or ("cpu" if weight_precision else _best_device()))
         model.weight_precision = weight_precision
+        notes = list(pipeline.notes)
+        if heads := sorted({name.partition(".")[0] for name in ignored if name not in IGNORED}):
+            notes.append(f"tensors that no vector depends on: {', '.join(heads)}")
+        if notes:
+            warnings.warn(CheckpointWarning(f"{path}: {'; '.join(notes)}"), stacklevel=_outside())
         return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
@@ -205,10 +218,12 @@ class SentenceEncoder(nn.Module):
             config=self.encoder.config,
             transformer_dir=folder,
             max_seq_length=self.max_seq_length,
-            normalize=isinstance(self.normalize, L2Normalize),
+            pooling_mode=self.pooling.mode,
+            after_pooling=list_after_pooling(self.normalize),
             prompts=self.prompts,
             default_prompt_name=self.default_prompt_name,
             similarity_fn_name=self.similarity_fn_name,
+            truncate_dim=self.truncate_dim,
             tokenizer_files=self._tokenizer_files,
         )
         model_folder.write_folder(folder, pipeline, self.encoder, self.tokenizer, self.unused_tensors)

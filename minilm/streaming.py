@@ -24,6 +24,7 @@ import torch
 
 from minilm.checkpoint import weights_sha256
 from minilm.errors import InputError, TruncationError, TruncationWarning, describe_cut
+from minilm.pooling import list_after_pooling
 from minilm.progress import progress
 from minilm.tokens import check_texts
 from minilm.vector_files import VectorFile, check_format
@@ -276,7 +277,8 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
         "tokenizer": _sha256(model.tokenizer.to_json()),
         "weight_precision": model.weight_precision,
         "max_seq_length": model.max_seq_length,
-        "normalize": type(model.normalize).__name__,
+        "pooling": type(model.pooling).__name__,
+        "normalize": repr(list_after_pooling(model.normalize)),
         **{name: value for name, value in arguments.items() if name not in _NOT_IN_RUN},
         "prompt": model._resolve_prompt(arguments["prompt"], arguments["prompt_name"]) or "",
         "engine": arguments["engine"] or model.engine,

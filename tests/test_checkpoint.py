@@ -205,7 +205,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
         load_encoder(tmp_path / "model.safetensors", CONFIG)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"pytorch_model.bin, a pickle, .* never read; convert it"):
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin, a pickle, .* never read. This converts it"):
         load_encoder(tmp_path / "model.safetensors", CONFIG)
     assert not (tmp_path / "pwned").exists()
 
@@ -260,17 +260,18 @@ def test_tensors_of_a_type_that_is_no_weight(file: Path, dtype: torch.dtype) -> 
         load_encoder(rewrite(file, **everything), CONFIG)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
-def test_mixed_types(file: Path, dtype: torch.dtype) -> None:
-    with pytest.raises(CheckpointError, match=r"types: found .*float32 \(.*query"):
-        load_encoder(rewrite(file, **{QUERY: torch.ones(24, 24, dtype=dtype)}), CONFIG)
+def test_one_tensor_of_a_type_that_is_no_weight(file: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"types: found int64 \(.*query"):
+        load_encoder(rewrite(file, **{QUERY: torch.ones(24, 24, dtype=torch.int64)}), CONFIG)
 
 
 def test_every_problem_is_named_at_once(file: Path) -> None:
-    rewrite(file, **{QUERY: None, "x": torch.ones(1), "embeddings.LayerNorm.bias": torch.ones(3)})
+    rewrite(file, **{QUERY: None, "encoder.x": torch.ones(1), "embeddings.LayerNorm.bias": torch.ones(3)})
     with pytest.raises(CheckpointError) as error:
         load_encoder(file, CONFIG)
-    assert all(part in str(error.value) for part in ("missing: " + QUERY, "unexpected: x", "LayerNorm.bias has shape"))
+    assert all(
+        part in str(error.value) for part in ("missing: " + QUERY, "unexpected: encoder.x", "LayerNorm.bias has shape")
+    )
 
 
 def test_a_config_of_a_billion_layers_is_refused_at_once(file: Path) -> None:

@@ -203,10 +203,10 @@ def write_modules(folder: Path, *modules: Any) -> None:
 
 
 def module(kind: str, path: str = "", **more: Any) -> dict[str, Any]:
-    return {"idx": 0, "name": "0", "path": path, "type": f"sentence_transformers.models.{kind}", **more}
+    return {"idx": 0, "name": path, "path": path, "type": f"sentence_transformers.models.{kind}", **more}
 
 
-@pytest.mark.parametrize("extra", ["Dense", "LayerNorm", "WeightedLayerPooling", "CNN", "Dropout", "Transformer"])
+@pytest.mark.parametrize("extra", ["Dense", "LayerNorm", "WeightedLayerPooling", "CNN", "Transformer", "Pooling"])
 def test_other_modules_are_refused_by_name(tiny_folder: TinyFolder, extra: str) -> None:
     folder = tiny_folder()
     (folder / "2_More").mkdir()
@@ -267,15 +267,16 @@ def test_settings_of_a_module_are_refused(tiny_folder: TinyFolder) -> None:
 @pytest.mark.parametrize(
     "pooling",
     [
-        {"pooling_mode": "cls"},
         {"pooling_mode": "max"},
+        {"pooling_mode": "mean_tokens"},
+        {"pooling_mode": ["cls", "mean"]},
         {"pooling_mode": "lasttoken"},
         {"pooling_mode": ["mean", "max"]},
         {"pooling_mode": ["mean", "mean"]},
         {"pooling_mode": []},
         {"pooling_mode": None},
         {"pooling_mode": 3},
-        {"pooling_mode_cls_token": True},
+        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
         {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
         {"pooling_mode_mean_sqrt_len_tokens": True},
         {"pooling_mode_weightedmean_tokens": True},
@@ -319,14 +320,15 @@ def test_every_way_to_say_mean_is_the_reference_s(tiny_folder: TinyFolder, pooli
 @pytest.mark.parametrize(
     ("file", "change", "said"),
     [
-        ("sentence_bert_config.json", {"max_seq_length": 41}, "limit of tokens is 41"),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "limit of tokens is -1"),
+        ("sentence_bert_config.json", {"max_seq_length": 30.0}, "limit of tokens is 30.0"),
         ("sentence_bert_config.json", {"max_seq_length": 2}, "limit of tokens is 2"),
         ("sentence_bert_config.json", {"max_seq_length": "32"}, "limit of tokens is '32'"),
         ("sentence_bert_config.json", {"max_seq_length": True}, "limit of tokens is True"),
         ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "fill-mask"),
         ("sentence_bert_config.json", {"model_args": {"trust_remote_code": True}}, "model_args"),
         ("sentence_bert_config.json", {"tokenizer_args": {"use_fast": False}}, "tokenizer_args"),
-        ("tokenizer_config.json", {"model_max_length": None}, "limit of tokens is None"),
+        ("tokenizer_config.json", {"model_max_length": -5}, "limit of tokens is -5"),
         ("tokenizer_config.json", {"model_max_length": "many"}, "limit of tokens is 'many'"),
         ("tokenizer_config.json", {"do_lower_case": False}, "do_lower_case = False"),
         ("tokenizer_config.json", {"strip_accents": False}, "strip_accents = False"),
@@ -339,7 +341,8 @@ def test_every_way_to_say_mean_is_the_reference_s(tiny_folder: TinyFolder, pooli
         ("config_sentence_transformers.json", {"similarity_fn_name": "jaccard"}, "jaccard"),
         ("config_sentence_transformers.json", {"similarity_fn_name": ["dot"]}, "similarity_fn_name"),
         ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "CrossEncoder"),
-        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "truncate_dim is 0"),
+        ("config_sentence_transformers.json", {"truncate_dim": "8"}, "truncate_dim is '8'"),
         ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "module_input_name"),
     ],
     ids=repr,
@@ -353,9 +356,7 @@ def test_settings_that_are_not_supported(tiny_folder: TinyFolder, file: str, cha
     assert str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["modules.json", "config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"]
-)
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "1_Pooling/config.json", "model.safetensors"])
 @pytest.mark.parametrize("how", ["missing", "empty", "a folder", "a list"])
 def test_a_file_that_is_needed_and_is_not_usable(tiny_folder: TinyFolder, name: str, how: str) -> None:
     folder = tiny_folder()
@@ -475,7 +476,7 @@ def test_the_hub_cache_s_links_are_followed(tiny_folder: TinyFolder) -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused_without_a_walk_through_it() -> None:
-    with pytest.raises(CheckpointError, match="is not a sentence-transformers model folder"):
+    with pytest.raises(CheckpointError, match="is not a model folder"):
         load("/")
 
 

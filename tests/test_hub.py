@@ -16,16 +16,17 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import huggingface_hub
 import pytest
 from conftest import TinyFolder
 
-from minilm import IntegrityError, ModelNotFoundError, SentenceEncoder, hub
+from minilm import CheckpointError, IntegrityError, ModelNotFoundError, SentenceEncoder, hub
 from minilm.hub import MODEL_ID, REVISION, check_files, find_model, hash_files, verified
 
 CONTENT = {name: f"the content of {name}".encode() * 50 for name in hub.SHA256}
@@ -88,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.server.mode == "404":
             self.answer(404, X_Error_Code="RepoNotFound")
         elif "/resolve/" in path:
-            name = path.split(f"/resolve/{REVISION}/")[-1]
+            name = unquote(path.split(f"/resolve/{REVISION}/")[-1])
             data = self.server.files.get(name)
             if data is None:
                 self.answer(404, X_Error_Code="EntryNotFound")
@@ -323,8 +324,98 @@ def test_another_model_comes_from_the_hub(place: Place, fake_hub: FakeHub, tiny_
     assert find_model("someone/tiny") == found
     assert not fake_hub.asked
     del fake_hub.files["modules.json"]
-    with pytest.raises(ModelNotFoundError, match=r"someone/plain has no modules\.json"):
+    del fake_hub.files["config.json"]
+    with pytest.raises(ModelNotFoundError, match=r"someone/plain has no modules\.json, config\.json"):
         find_model("someone/plain")
+
+
+def in_folders(folder: Path) -> None:
+    """The layout of old releases, with pooling under a name of its own."""
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "0_Transformer").mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in ("modules.json", "config_sentence_transformers.json"):
+            file.rename(folder / "0_Transformer" / file.name)
+    (folder / "1_Pooling").rename(folder / "my pooling [1]")
+    modules[0]["path"], modules[1]["path"] = "0_Transformer", "my pooling [1]"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
+
+
+def adapter_in_a_folder(folder: Path) -> None:
+    in_folders(folder)
+    (folder / "0_Transformer" / "adapter_config.json").write_text("{}")
+
+
+def adapter_alone(folder: Path) -> None:
+    remove(folder, "config.json", "model.safetensors", "modules.json")
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def out_of_the_folder(folder: Path) -> None:
+    text = (folder / "modules.json").read_text()
+    (folder / "modules.json").write_text(text.replace("1_Pooling", "../1_Pooling"))
+
+
+LAYOUTS: dict[str, Callable[[Path], object]] = {
+    "as saved": lambda folder: None,
+    "in folders": in_folders,
+    "plain transformers": lambda f: remove(f, "modules.json", "1_Pooling/config.json", "2_Normalize/config.json"),
+    "with an adapter": lambda folder: (folder / "adapter_config.json").write_text("{}"),
+    "an adapter in a folder": adapter_in_a_folder,
+    "an adapter alone": adapter_alone,
+    "settings of another kind": lambda folder: (folder / "sentence_roberta_config.json").write_text("{}"),
+    "no weights": lambda folder: remove(folder, "model.safetensors"),
+    "no pooling": lambda folder: remove(folder, "1_Pooling/config.json"),
+    "no tokenizer": lambda folder: remove(folder, "tokenizer.json"),
+    "an unknown module": lambda folder: (folder / "modules.json").write_text('[{"type": "a.B", "path": ""}]'),
+    "out of the folder": out_of_the_folder,
+}
+
+
+@pytest.mark.parametrize("change", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.filterwarnings("ignore::minilm.CheckpointWarning")
+def test_a_name_gives_what_the_folder_gives(
+    place: Place, fake_hub: FakeHub, tiny_folder: TinyFolder, change: Callable[[Path], object]
+) -> None:
+    folder = tiny_folder()
+    change(folder)
+    (folder / "onnx").mkdir()
+    for name in ("code.py", "onnx/model.safetensors", "onnx/config.json", "pytorch_model.bin", "training_args.bin"):
+        (folder / name).write_text("")
+    fake_hub.files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    def outcome(name: Path | str, **options: Any) -> Any:
+        try:
+            return SentenceEncoder.from_pretrained(name, device="cpu", **options).encode("a", layout="padded").tolist()
+        except (CheckpointError, ModelNotFoundError):
+            return "refused"
+
+    expected = outcome(folder)
+    place.use_hub(fake_hub.url)
+    assert outcome("someone/tiny") == expected
+    fetched = {path.rpartition(f"{REVISION}/")[2] for path in fake_hub.asked if "/resolve/" in path}
+    assert not [name for name in fetched if name.startswith("onnx") or name.endswith((".py", ".bin"))]
+    asked = len(fake_hub.asked)
+    assert outcome("someone/tiny", local_files_only=True) == expected
+    assert len(fake_hub.asked) == asked
+    fake_hub.mode = "500"
+    assert outcome("someone/tiny") == expected
+
+
+def test_a_cache_without_modules_json_is_not_taken_for_plain_where_the_hub_knows_better(
+    place: Place, fake_hub: FakeHub, tiny_folder: TinyFolder
+) -> None:
+    folder = tiny_folder()
+    fake_hub.files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    place.use_hub(fake_hub.url)
+    found = find_model("someone/tiny")
+    (found / "modules.json").unlink()  # as another library leaves it, which fetches what it needs itself
+    assert (find_model("someone/tiny") / "modules.json").is_file()
 
 
 def test_another_model_is_never_replaced_by_the_wheel(place: Place) -> None:

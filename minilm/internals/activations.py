@@ -78,7 +78,7 @@ ACTIVATIONS: tuple[Activation, ...] = (
         "layers.{i}.feed_forward_residual", TOKENS, f"{_L}.feed_forward_norm", "input", "output + attention_norm"
     ),
     Activation("layers.{i}.output", TOKENS, f"{_L}.feed_forward_norm", "output", "the residual, normalised"),
-    Activation("pooled", SENTENCE, "pooling", "output", "the mean of the last layer's tokens"),
+    Activation("pooled", SENTENCE, "pooling", "output", "the mean of the last layer's tokens, or its [CLS]"),
     Activation("sentence_embedding", SENTENCE, "normalize", "output", "length 1, where the model does so"),
 )
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from minilm.errors import InputError, check_choice
 from minilm.internals.trace import tokenize
 from minilm.layouts import Layout, PackedBatch, TokenIds
-from minilm.pooling import L2Normalize
+from minilm.pooling import list_after_pooling
 from minilm.similarity import SIMILARITY, truncate_embeddings
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ def token_pairs(
     A text's vector is a mean of token vectors, ``u = Σ_i h_i / Ta``, and so
     ``cos(u, v) = Σ_ij h_i · g_j / (Ta Tb ‖u‖ ‖v‖)``: each term is what the pair (i, j) adds. This
     is contextual-token attribution: ``h_i`` is the last layer's vector at token i, and holds
-    what that token gathered from its text, not the word alone.
+    what that token gathered from its text, not the word alone. Where the model takes the vector of
+    ``[CLS]`` in place of the mean, the pair of the two ``[CLS]`` adds everything.
 
     Args:
         text, other: the two.
@@ -121,8 +122,8 @@ def token_pairs(
     score = score_pairs(model, output.sentence_embedding[:1], output.sentence_embedding[1:], name).item()
     parts = []
     for hidden in batch.texts(output.last_hidden_state):
-        part = hidden.double() / len(hidden)  # [T, D], sums to the text's mean
-        if isinstance(model.normalize, L2Normalize):
+        part = model.pooling.shares(hidden.double())  # [T, D], sums to the text's pooled vector
+        if None in list_after_pooling(model.normalize):
             part = part / part.sum(dim=0).norm().clamp(min=1e-12)
         part = truncate_embeddings(part, model.truncate_dim)
         if name == "cosine":

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minilm.checkpoint import IGNORED, WEIGHTS_FILE, read_tensors
+from minilm.checkpoint import WEIGHTS_FILE, is_used, read_tensors
 from minilm.errors import InputError, TruncationWarning
 from minilm.evaluation.measures import spearman
 from minilm.folder import Pipeline, read_folder
@@ -593,12 +593,12 @@ def compare_tensors(a: Path, b: Path, show_progress_bar: bool | None = None) -> 
 
 def _place(name: str) -> tuple[int, int, str]:
     layer = _LAYER.match(name)
-    return (name in IGNORED, int(layer[1]) if layer else -1, name)
+    return (not is_used(name), int(layer[1]) if layer else -1, name)
 
 
 def _compare_tensor(name: str, a: Tensor | None, b: Tensor | None) -> TensorChange:
     layer = _LAYER.match(name)
-    part = "unused" if name in IGNORED else f"layer {layer[1]}" if layer else "embeddings"
+    part = "unused" if not is_used(name) else f"layer {layer[1]}" if layer else "embeddings"
     described: dict[str, Any] = {"name": name, "part": part}
     for side, tensor in (("a", a), ("b", b)):
         described[f"shape_{side}"] = None if tensor is None else tuple(tensor.shape)
@@ -665,6 +665,7 @@ def _compare_settings(pipelines: list[Pipeline], models: list[SentenceEncoder]) 
             **dataclasses.asdict(pipeline.config),
             "dtype": str(model.dtype).removeprefix("torch."),
             "max_seq_length": pipeline.max_seq_length,
+            "pooling_mode": pipeline.pooling_mode,
             "normalize": pipeline.normalize,
             "prompts": model.prompts,
             "default_prompt_name": pipeline.default_prompt_name,

@@ -29,7 +29,7 @@ from minilm.internals.attribution import (
 from minilm.internals.components import ComponentTable, component_table
 from minilm.internals.layers import LayerByLayer, layer_by_layer
 from minilm.internals.trace import trace
-from minilm.pooling import L2Normalize
+from minilm.pooling import PoolingMode, list_after_pooling
 from minilm.similarity import truncate_embeddings
 from minilm.tokens import check_texts
 
@@ -49,7 +49,7 @@ class TextSteps:
         tokens_lost: how many tokens were over the limit and cut off.
         embeddings: ``[T, D]``: what layer 0 reads.
         attention: ``[L, H, T, T]``, a row for each token that looks; each row sums to 1.
-        pooled: ``[D]``: the mean of the last layer's tokens.
+        pooled: ``[D]``: the mean of the last layer's tokens, or the vector of ``[CLS]``.
         vector: ``[D]``, or ``truncate_dim`` numbers: what ``encode`` gives.
     """
 
@@ -73,6 +73,7 @@ class Explanation:
         texts: the steps of one text, or of two.
         layers: layer by layer, both texts.
         similarity: how the model compares vectors.
+        pooling_mode: ``"mean"`` or ``"cls"``: what it makes of the tokens' vectors.
         normalized: whether it scales its vectors to length 1.
         score: of the two texts; None for one.
         pairs: the score, split over the pairs of tokens; None for one text, and where ``similarity``
@@ -85,6 +86,7 @@ class Explanation:
     texts: list[TextSteps]
     layers: LayerByLayer
     similarity: str
+    pooling_mode: PoolingMode
     normalized: bool
     score: float | None
     pairs: TokenPairs | None
@@ -230,5 +232,8 @@ def explain(
                 vector=truncate_embeddings(one.sentence_embedding, model.truncate_dim).cpu(),
             )
         )
-    normalized = isinstance(model.normalize, L2Normalize)
-    return Explanation(name, steps_of, layers, model.similarity_fn_name, normalized, score, pairs, inputs, components)
+    normalized = None in list_after_pooling(model.normalize)
+    mode = model.pooling.mode
+    return Explanation(
+        name, steps_of, layers, model.similarity_fn_name, mode, normalized, score, pairs, inputs, components
+    )

@@ -141,10 +141,9 @@ def _steps(explanation: Explanation, steps: TextSteps) -> str:
     lost = f"{steps.tokens_lost:,} pieces over the limit were cut off: the model never saw them. "
     end = " Scaled to length 1: " if explanation.normalized else " The vector: "
     first = ", ".join(f"{value:.4f}" for value in steps.vector[:4].tolist())
-    return (
-        f"{lost if steps.tokens_lost else ''}The mean of the last layer's {len(steps.tokens)} tokens has length "
-        f"{steps.pooled.norm():.4f}.{end}{first} …"
-    )
+    mean = explanation.pooling_mode == "mean"
+    pooled = f"mean of the last layer's {len(steps.tokens)} tokens" if mean else "last layer's vector of [CLS]"
+    return f"{lost if steps.tokens_lost else ''}The {pooled} has length {steps.pooled.norm():.4f}.{end}{first} …"
 
 
 def _score(explanation: Explanation) -> str:

@@ -103,11 +103,11 @@ def _layers(explanation: Explanation, number: int, token: int) -> Iterator[str]:
 
 
 def _vector(explanation: Explanation, steps: TextSteps) -> Iterator[str]:
-    mean = f"mean of the {len(steps.tokens)} tokens"
+    pooled = f"mean of the {len(steps.tokens)} tokens" if explanation.pooling_mode == "mean" else "the vector of [CLS]"
     end = "scaled to length 1" if explanation.normalized else "as it is"
-    for what, vector in ((mean, steps.pooled), (end, steps.vector)):
+    for what, vector in ((pooled, steps.pooled), (end, steps.vector)):
         length = vector.norm().item()
-        yield f"  {what:{len(mean)}}  {len(vector)} numbers of length {length:.4f}: {_numbers(vector)}"
+        yield f"  {what:{max(len(pooled), len(end))}}  {len(vector)} numbers of length {length:.4f}: {_numbers(vector)}"
     yield ""
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from minilm.checkpoint import atomic_path
-from minilm.pooling import L2Normalize
+from minilm.pooling import list_after_pooling
 from minilm.sentence_encoder import SentenceEncoder
 
 CARD_FILE = "README.md"
@@ -502,12 +502,13 @@ def architecture(model: SentenceEncoder) -> str:
     """The pipeline as sentence-transformers prints it."""
     flags = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     pooling: dict[str, Any] = {"word_embedding_dimension": model.encoder.config.hidden_size}
-    pooling |= {f"pooling_mode_{flag}": flag == "mean_tokens" for flag in flags} | {"include_prompt": True}
+    used = {"mean": "mean_tokens", "cls": "cls_token"}[model.pooling.mode]
+    pooling |= {f"pooling_mode_{flag}": flag == used for flag in flags} | {"include_prompt": True}
     transformer = {"max_seq_length": model.max_seq_length, "do_lower_case": False, "architecture": "BertModel"}
     modules = [
         f"Transformer({transformer})",
         f"Pooling({pooling})",
-        *(["Normalize()"] if isinstance(model.normalize, L2Normalize) else []),
+        *("Normalize()" if p is None else f"Dropout({{'dropout': {p}}})" for p in list_after_pooling(model.normalize)),
     ]
     return "\n".join(["SentenceTransformer(", *(f"  ({i}): {module}" for i, module in enumerate(modules)), ")"])
 

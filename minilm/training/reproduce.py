@@ -21,6 +21,7 @@ import torch
 
 from minilm.checkpoint import weights_sha256
 from minilm.errors import CheckpointError, InputError
+from minilm.pooling import list_after_pooling
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.tolerances import TRAINING_REORDERED
 from minilm.training.data import PairDataset
@@ -204,7 +205,8 @@ def _prepare(
     # Not in the weights' hash, but in the folder, whose files were checked: tokenizer, limit, dropout.
     if model.tokenizer.to_json() != result.tokenizer.to_json():
         raise InputError(f"the tokenizer of {name} is not the run's, though its weights are; give its base model")
-    if model.encoder.config != result.encoder.config or type(model.normalize) is not type(result.normalize):
+    pooling = [(m.pooling.mode, list_after_pooling(m.normalize)) for m in (model, result)]
+    if model.encoder.config != result.encoder.config or pooling[0] != pooling[1]:
         raise InputError(f"config.json or the pipeline of {name} is not the run's, though its weights are")
     model.max_seq_length = result.max_seq_length
 

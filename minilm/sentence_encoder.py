@@ -203,7 +203,7 @@ class SentenceEncoder(nn.Module):
         if heads := sorted({name.partition(".")[0] for name in ignored if name not in IGNORED}):
             notes.append(f"tensors that no vector depends on: {', '.join(heads)}")
         if notes:
-            warnings.warn(CheckpointWarning(f"{path}: {'; '.join(notes)}"), stacklevel=_outside())
+            warnings.warn(CheckpointWarning(f"{path}: {'; '.join(notes)}"), stacklevel=caller_level())
         return model
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:

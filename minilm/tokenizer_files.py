@@ -122,7 +122,7 @@ def read_tokenizer(
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # the tokenizers library's
             raise
-        raise CheckpointError(f"{file} is not a tokenizer that can be read: {error}") from None
+        raise CheckpointError(f"{file} and the files beside it make no tokenizer: {error}") from None
     ids = {str(token): tokenizer.token_to_id(str(token)) or 0 for token in _special(settings)}
     if beyond := [token for token, i in ids.items() if vocab_size is not None and i >= vocab_size]:
         raise CheckpointError(

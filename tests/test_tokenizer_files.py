@@ -252,16 +252,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another model": ({"tokenizer.json": unigram_json()}, "the model is 'Unigram', expected a WordPiece"),
     "an id that is none": (
         {"tokenizer.json": bert(model=OLD_MODEL | {"vocab": {"[UNK]": -1}})},
-        "not a tokenizer that",
+        "make no tokenizer",
     ),
     "an id that is a text": (
         {"tokenizer.json": bert(model=OLD_MODEL | {"vocab": {"[UNK]": "1"}})},
-        "not a tokenizer that",
+        "make no tokenizer",
     ),
     "no [UNK]": ({"vocab.txt": b"[PAD]\n[CLS]\n[SEP]\ncat"}, r"the vocabulary has no \[UNK\]"),
     "no [CLS]": ({"vocab.txt": b"[PAD]\n[UNK]\n[SEP]\n[MASK]\n"}, r"has no \[CLS\], and the encoder no vectors"),
     "vocab.txt with a byte order mark": ({"vocab.txt": b"\xef\xbb\xbf" + VOCAB}, r"has no \[PAD\], and the encoder"),
-    "vocab.txt that is not UTF-8": ({"vocab.txt": b"\xff\xfe"}, r"vocab\.txt is not a tokenizer"),
+    "vocab.txt that is not UTF-8": (
+        {"vocab.txt": b"\xff\xfe"},
+        r"vocab\.txt and the files beside it make no tokenizer",
+    ),
     "an unknown class": (
         {"tokenizer.json": BERT_JSON, "tokenizer_config.json": {"tokenizer_class": "RobertaTokenizer"}},
         "tokenizer_class is 'RobertaTokenizer', supported are BertTokenizer",
@@ -288,11 +291,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "do_lower_case that is a text": (
         {"tokenizer.json": BERT_JSON, "tokenizer_config.json": {"do_lower_case": "yes"}},
-        "not a tokenizer that can be read",
+        "make no tokenizer",
     ),
     "a token that is a text": (
         {"tokenizer.json": BERT_JSON, "tokenizer_config.json": {"added_tokens_decoder": {"1": "x"}}},
-        "not a tokenizer that can be read",
+        "make no tokenizer",
     ),
     "as it stands, without a template": (
         {"tokenizer.json": bert(post_processor=None), "tokenizer_config.json": FAST},
@@ -307,7 +310,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
             "tokenizer.json": unigram_json(model={"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}),
             "tokenizer_config.json": {"tokenizer_class": "XLMRobertaTokenizer"},
         },
-        "not a tokenizer that can be read",
+        "make no tokenizer",
     ),
 }
 

@@ -33,8 +33,8 @@ from minilm.pooling import POOLING, PoolingMode
 from minilm.similarity import SIMILARITY
 from minilm.tokens import Tokenizer
 
-# Files that describe the tokenizer to other libraries; kept as they came and written back.
-TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+# Files of the tokenizer beside tokenizer.json and tokenizer_config.json; kept as they came and written back.
+TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt")
 
 # Every file that is ever read, in the folder or in that of a module: no pickle, and no code.
 FILES = (
@@ -43,6 +43,7 @@ FILES = (
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
     "tokenizer.json",
+    "tokenizer_config.json",
     WEIGHTS_FILE,
     *TOKENIZER_FILES,
 )
@@ -69,6 +70,9 @@ class Pipeline:
         pooling_mode: ``"mean"`` or ``"cls"``.
         after_pooling: the modules after it, in order: the probability of a Dropout, None for Normalize.
         dtype: the floating-point type that config.json asks for; None: that of the weights.
+        do_lower_case: texts are lower-cased before the tokenizer's own rules.
+        tokenizer_config: content of tokenizer_config.json, with the ``tokenizer_class`` of config.json where
+            it names none; empty for a tokenizer of one's own.
         tokenizer_files: content of those of :data:`TOKENIZER_FILES` that are there.
         notes: what a user is to know of the folder: what is not there, and what has no effect.
     """
@@ -83,6 +87,8 @@ class Pipeline:
     default_prompt_name: str | None = None
     similarity_fn_name: str = "cosine"
     truncate_dim: int | None = None
+    do_lower_case: bool = False
+    tokenizer_config: dict[str, Any] = field(default_factory=dict)
     tokenizer_files: dict[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -109,7 +115,9 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
     config = EncoderConfig.from_dict(values, str(inside / "config.json"))
     dtype = stated_dtype(values)
     tokenizer_config = _object(inside / "tokenizer_config.json", optional=True)
-    _check_tokenizer(inside, tokenizer_config)
+    tokenizer_config["tokenizer_class"] = (
+        tokenizer_config.get("tokenizer_class") or values.get("tokenizer_class") or "BertTokenizer"
+    )
     notes = []
     if unknown := unknown_fields(values):
         notes.append(f"fields of config.json without effect in BERT: {', '.join(unknown)}")
@@ -118,6 +126,9 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
         (pooling, *after) = [(kind, _contained(folder, path) / "config.json") for kind, path in modules[1:]]
         settings["pooling_mode"] = _read_pooling(pooling[1], config.hidden_size)
         settings["after_pooling"] = tuple(_read_after_pooling(kind, file) for kind, file in after)
+        settings["do_lower_case"] = bool(
+            _object(inside / "sentence_bert_config.json", optional=True).get("do_lower_case")
+        )
         file = folder / "config_sentence_transformers.json"
         content = _object(file, optional=True)
         settings |= _read_settings(file, content)
@@ -134,6 +145,7 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
         transformer_dir=inside,
         max_seq_length=_max_seq_length(inside, tokenizer_config, config, plain=not modules),
         dtype=getattr(torch, dtype) if dtype else None,
+        tokenizer_config=tokenizer_config,
         tokenizer_files={n: (inside / n).read_bytes() for n in TOKENIZER_FILES if (inside / n).is_file()},
         notes=tuple(notes),
         **settings,
@@ -198,10 +210,10 @@ def write_folder(
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     staging.chmod(0o777 & ~_umask())
     try:
-        contents = _json_files(pipeline)
+        contents = _json_files(pipeline, tokenizer)
         contents["config.json"]["dtype"] = str(encoder.embeddings.word.weight.dtype).removeprefix("torch.")
         texts = {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
-        texts["tokenizer.json"] = tokenizer.to_json()
+        texts["tokenizer.json"] = tokenizer.to_cutting_json()
         for name, data in ({n: text.encode() for n, text in texts.items()} | pipeline.tokenizer_files).items():
             (staging / name).parent.mkdir(exist_ok=True)
             with atomic_path(staging / name) as file:
@@ -228,15 +240,18 @@ def _put_in_place(staging: Path, target: Path) -> None:
         os.replace(file, final)
 
 
-def _json_files(pipeline: Pipeline) -> dict[str, Any]:
+def _json_files(pipeline: Pipeline, tokenizer: Tokenizer) -> dict[str, Any]:
     names = ["Transformer", "Pooling", *("Normalize" if p is None else "Dropout" for p in pipeline.after_pooling)]
-    files: dict[str, Any] = {
+    return {
         "modules.json": [
             {"idx": i, "name": str(i), "path": f"{i}_{name}" if i else "", "type": _LEGACY_TYPE + name}
             for i, name in enumerate(names)
         ],
         "config.json": pipeline.config.to_dict(),
-        "sentence_bert_config.json": {"max_seq_length": pipeline.max_seq_length, "do_lower_case": False},
+        "sentence_bert_config.json": {
+            "max_seq_length": pipeline.max_seq_length,
+            "do_lower_case": tokenizer.lower_cases_first,
+        },
         "1_Pooling/config.json": {
             "word_embedding_dimension": pipeline.config.hidden_size,
             "pooling_mode_cls_token": pipeline.pooling_mode == "cls",
@@ -256,13 +271,12 @@ def _json_files(pipeline: Pipeline) -> dict[str, Any]:
         **{
             f"{i}_Dropout/config.json": {"dropout": p} for i, p in enumerate(pipeline.after_pooling, 2) if p is not None
         },
-    }
-    if "tokenizer_config.json" not in pipeline.tokenizer_files:
-        files["tokenizer_config.json"] = {
-            "tokenizer_class": "BertTokenizer",
+        # A tokenizer of one's own is to be followed as it stands, not to be built by a class's rules.
+        "tokenizer_config.json": {
+            **(pipeline.tokenizer_config or {"tokenizer_class": "PreTrainedTokenizerFast"}),
             "model_max_length": pipeline.max_seq_length,
-        }
-    return files
+        },
+    }
 
 
 def read_modules(folder: Path) -> list[tuple[str, str]]:
@@ -342,14 +356,12 @@ def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: E
         },
         known=("max_seq_length", "do_lower_case"),
     )
-    if settings.get("do_lower_case") and not _normalizer(inside).get("lowercase"):
-        raise CheckpointError(f"{file}: do_lower_case is true, but tokenizer.json does not lower-case")
     limit = settings.get("max_seq_length")
     if limit is None:  # the new form keeps the limit here
-        limit = tokenizer_config.get("model_max_length")
+        limit = tokenizer_config.get("model_max_length", tokenizer_config.get("max_len"))
     most = config.max_position_embeddings
-    # Without a limit, transformers writes 1e30. One above the positions, the reference keeps, and then fails on a
-    # text between the two.
+    # Without a limit, transformers writes 1e30 or null. One above the positions, the reference keeps, and then fails on
+    # a text between the two.
     if limit is None or (isinstance(limit, (int, float)) and limit > most):
         limit = most
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 3:
@@ -445,36 +457,6 @@ def _read_settings(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "similarity_fn_name": similarity,
         "truncate_dim": dim,
     }
-
-
-def _check_tokenizer(inside: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses a tokenizer_config.json that contradicts tokenizer.json: transformers follows the
-    former (it builds the normaliser from it), minilm the latter."""
-    normalizer = _normalizer(inside)
-    if normalizer.get("type") != "BertNormalizer":
-        raise CheckpointError(
-            f"{inside / 'tokenizer.json'}: the normalizer is {normalizer.get('type')!r}, expected BertNormalizer"
-        )
-    for ours, theirs in (
-        ("do_lower_case", "lowercase"),
-        ("strip_accents", "strip_accents"),
-        ("tokenize_chinese_chars", "handle_chinese_chars"),
-    ):
-        if ours in settings and settings[ours] != normalizer.get(theirs):
-            raise CheckpointError(
-                f"{inside}: tokenizer_config.json says {ours} = {settings[ours]!r}, but tokenizer.json "
-                f"{theirs} = {normalizer.get(theirs)!r}; make them agree"
-            )
-    for side in ("padding_side", "truncation_side"):
-        if settings.get(side, "right") != "right":
-            raise CheckpointError(
-                f"{inside / 'tokenizer_config.json'}: {side} is {settings[side]!r}, supported is right"
-            )
-
-
-def _normalizer(inside: Path) -> Mapping[str, Any]:
-    normalizer = _object(inside / "tokenizer.json").get("normalizer")
-    return normalizer if isinstance(normalizer, dict) else {}
 
 
 def _expect(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any], known: tuple[str, ...] = ()) -> None:

@@ -29,6 +29,7 @@ MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
     "1_Pooling/config.json",
     "2_Normalize/config.json",

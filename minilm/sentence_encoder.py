@@ -48,6 +48,7 @@ from minilm.similarity import (
     quantize_embeddings,
     truncate_embeddings,
 )
+from minilm.tokenizer_files import read_tokenizer
 from minilm.tokens import Tokenizer, check_texts
 
 if TYPE_CHECKING:
@@ -116,11 +117,6 @@ class SentenceEncoder(nn.Module):
         engine: Engine = "fast",
     ):
         super().__init__()
-        if tokenizer.vocab_size > encoder.config.vocab_size:
-            raise InputError(
-                f"the tokenizer's ids go up to {tokenizer.vocab_size - 1}, but the encoder has vectors for "
-                f"{encoder.config.vocab_size} ids"
-            )
         if similarity_fn_name not in SIMILARITY:
             raise InputError(f"similarity_fn_name is {similarity_fn_name!r}, expected one of {', '.join(SIMILARITY)}")
         self.encoder = encoder
@@ -135,7 +131,6 @@ class SentenceEncoder(nn.Module):
         self.truncate_dim = truncate_dim
         self.engine = engine
         self.unused_tensors: dict[str, Tensor] = {}
-        self._tokenizer_files: dict[str, bytes] = {}
         self._calibration: PackedBatch | None = None  # for weights in int8
         self._resolve_prompt(None, default_prompt_name)
 
@@ -180,13 +175,18 @@ class SentenceEncoder(nn.Module):
         """
         path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
         pipeline = model_folder.read_folder(path)
-        tokenizer = Tokenizer.from_file(pipeline.transformer_dir / "tokenizer.json", pipeline.max_seq_length)
+        tokenizer = read_tokenizer(
+            pipeline.transformer_dir,
+            pipeline.tokenizer_config,
+            lower_case=pipeline.do_lower_case,
+            vocab_size=pipeline.config.vocab_size,
+        )
         encoder, ignored = load_encoder(
             pipeline.transformer_dir / WEIGHTS_FILE, pipeline.config, dtype or pipeline.dtype
         )
         model = cls(
             encoder,
-            tokenizer,
+            Tokenizer(tokenizer, pipeline.max_seq_length),
             pooling_mode=pipeline.pooling_mode,
             prompts={**pipeline.prompts, **(prompts or {})},
             default_prompt_name=default_prompt_name or pipeline.default_prompt_name,
@@ -196,6 +196,7 @@ class SentenceEncoder(nn.Module):
         )
         model.normalize = after_pooling(pipeline.after_pooling)
         model.unused_tensors = ignored
+        model._tokenizer_config = pipeline.tokenizer_config
         model._tokenizer_files = pipeline.tokenizer_files
         model.eval().to(device or ("cpu" if weight_precision else _best_device()))
         model.weight_precision = weight_precision
@@ -224,6 +225,7 @@ class SentenceEncoder(nn.Module):
             default_prompt_name=self.default_prompt_name,
             similarity_fn_name=self.similarity_fn_name,
             truncate_dim=self.truncate_dim,
+            tokenizer_config=self._tokenizer_config,
             tokenizer_files=self._tokenizer_files,
         )
         model_folder.write_folder(folder, pipeline, self.encoder, self.tokenizer, self.unused_tensors)
@@ -507,7 +509,7 @@ class SentenceEncoder(nn.Module):
 
     def _batch(self, ids: TokenIds, layout: Layout) -> Batch:
         if layout == "padded":
-            return PaddedBatch.from_ids(ids, self.encoder.config.pad_token_id or 0)
+            return PaddedBatch.from_ids(ids, self.tokenizer.pad_token_id)
         return PackedBatch.from_ids(ids)
 
     def tokens_lost(self, texts: Iterable[str], prompt: str = "") -> dict[int, int]:
@@ -573,15 +575,29 @@ class SentenceEncoder(nn.Module):
     # ---- settings -------------------------------------------------------------------------------
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """Splits texts into token ids; may be replaced by one whose ids the encoder has vectors for."""
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, value: Tokenizer) -> None:
+        if value.vocab_size > self.encoder.config.vocab_size:
+            raise InputError(
+                f"the tokenizer's ids go up to {value.vocab_size - 1}, but the encoder has vectors for "
+                f"{self.encoder.config.vocab_size} ids"
+            )
+        value.limit_to(self.encoder.config.max_position_embeddings)
+        self._tokenizer = value
+        self._tokenizer_config: dict[str, Any] = {}  # what the folder said was about the one before
+        self._tokenizer_files: dict[str, bytes] = {}
+
+    @property
     def max_seq_length(self) -> int:
         """The most tokens of a text, ``[CLS]`` and ``[SEP]`` counted; longer texts are cut."""
         return self.tokenizer.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        most = self.encoder.config.max_position_embeddings
-        if not 2 < value <= most:
-            raise InputError(f"max_seq_length is {value}, expected 3 … {most}")
         self.tokenizer.max_seq_length = value
 
     @property

@@ -1,8 +1,9 @@
 """Text → token ids: WordPiece by the ``tokenizers`` library, the limit, and what it cuts off.
 
-``tokenizer.json`` decides how text is split. all-MiniLM-L6-v2's bakes in a limit of 128 tokens and
-padding to 128; the model's real limit of 256 stands elsewhere (``sentence_bert_config.json``), so
-both settings are switched off and the limit is applied here, where it can be counted.
+How text is split stands in the model's folder (see tokenizer_files.py). all-MiniLM-L6-v2's
+``tokenizer.json`` bakes in a limit of 128 tokens and padding to 128; the model's real limit of 256
+stands elsewhere (``sentence_bert_config.json``), so both settings are switched off and the limit is
+applied here, where it can be counted.
 """
 
 from __future__ import annotations
@@ -11,15 +12,22 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import tokenizers
+from tokenizers import normalizers
 
-from minilm.errors import CheckpointError, TextTypeError
+from minilm.errors import CheckpointError, InputError, TextTypeError
 
-CLS, SEP = "[CLS]", "[SEP]"
+# A hieroglyph: no vocabulary is likely to have it.
+UNKNOWN = "\U00013080"
 
 # What the tokenizers library returns for a text takes some kilobytes; only the ids are kept.
 TEXTS_AT_A_TIME = 4096
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,7 @@ class TokenizedTexts:
     """The tokens of some texts.
 
     Attributes:
-        ids: for each text its token ids, ``[CLS]`` first and ``[SEP]`` last.
+        ids: for each text its token ids, ``[CLS]`` first and ``[SEP]`` last (``<s>`` and ``</s>`` in XLM-R's).
         tokens_lost: text index → number of tokens beyond the limit, for the texts that were cut.
     """
 
@@ -42,24 +50,68 @@ class Tokenizer:
     ``tokenizers.Tokenizer`` whose truncation is switched per call fails with "Already borrowed").
 
     Args:
-        tokenizer: a ``tokenizers.Tokenizer``, as read from a ``tokenizer.json``.
+        tokenizer: a ``tokenizers.Tokenizer`` that puts one token before and one after a text. Its
+            padding, if it has one, says which token fills batches; else it is ``[PAD]``.
         max_seq_length: the most tokens of a text, ``[CLS]`` and ``[SEP]`` counted.
+
+    Attributes:
+        pad_token_id: the id that fills the rows of a padded batch.
+
+    Raises:
+        CheckpointError: the tokenizer does not do that, or has no token for unknown words.
+        InputError: the limit is not a whole number from 3 on.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, max_seq_length: int):
+        padding = tokenizer.padding or {"pad_token": "[PAD]", "pad_id": tokenizer.token_to_id("[PAD]") or 0}
+        self.pad_token_id: int = padding["pad_id"]
+        self._pad_token: str = padding["pad_token"]
+        known = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        if self._pad_token not in known and tokenizer.token_to_id(self._pad_token) == self.pad_token_id:
+            tokenizer.add_special_tokens([self._pad_token])  # transformers does, so texts that name it agree
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        cls, sep = tokenizer.token_to_id(CLS), tokenizer.token_to_id(SEP)
-        if cls is None or sep is None or tokenizer.encode("").ids != [cls, sep]:
+        try:
+            empty, probe = tokenizer.encode(""), tokenizer.encode(UNKNOWN)
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(f"tokenizer.json cannot split a text: {error}") from None
+        if len(empty) != 2 or probe.ids[:1] + probe.ids[-1:] != empty.ids or any(probe.type_ids):
             raise CheckpointError(
-                "tokenizer.json does not put [CLS] before and [SEP] after a text, which BertModel needs"
+                "tokenizer.json does not put one token before and one after a text, as [CLS] and [SEP], "
+                "which BertModel needs"
             )
-        self.max_seq_length = max_seq_length
         self._tokenizer = tokenizer
+        self._positions: int | None = None
+        self.max_seq_length = max_seq_length
+
+    @property
+    def max_seq_length(self) -> int:
+        """The most tokens of a text, ``[CLS]`` and ``[SEP]`` counted; longer texts are cut."""
+        return self._max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self._max_seq_length = self._checked(value, self._positions)
+
+    def limit_to(self, positions: int) -> None:
+        """From now on the limit may not exceed the positions of the encoder that takes the ids.
+
+        Raises:
+            InputError: it does already.
+        """
+        self._checked(self._max_seq_length, positions)
+        self._positions = min(positions, self._positions or positions)
+
+    @staticmethod
+    def _checked(value: object, most: int | None) -> int:
+        if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 3 <= value <= (most or value):
+            return int(value)
+        raise InputError(f"max_seq_length is {value!r}, expected {f'3 … {most}' if most else 'at least 3'}")
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], max_seq_length: int) -> Tokenizer:
-        """Reads a ``tokenizer.json``."""
+        """Reads a ``tokenizer.json`` as it stands. :func:`minilm.tokenizer_files.read_tokenizer` reads a
+        model's folder, where other files may have a say."""
         if not Path(path).is_file():
             raise CheckpointError(f"{path} does not exist; save the model with a fast tokenizer first")
         try:
@@ -85,10 +137,9 @@ class Tokenizer:
                 check_texts(some, first=start)
                 raise
             for encoding in encodings:
-                row = encoding.ids
-                if len(row) > self.max_seq_length:
-                    lost[len(ids)] = len(row) - self.max_seq_length
-                    row = row[: self.max_seq_length - 1] + row[-1:]
+                row = self._cut(encoding.ids)
+                if len(encoding) > len(row):
+                    lost[len(ids)] = len(encoding) - len(row)
                 ids.append(row)
         return TokenizedTexts(ids, lost)
 
@@ -109,12 +160,32 @@ class Tokenizer:
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where in the text each of its tokens comes from: its first character, and one past its last;
         (0, 0) for ``[CLS]`` and ``[SEP]``. Cut as :meth:`__call__` cuts."""
-        spans: list[tuple[int, int]] = self._tokenizer.encode(text).offsets
-        return spans if len(spans) <= self.max_seq_length else spans[: self.max_seq_length - 1] + spans[-1:]
+        return self._cut(self._tokenizer.encode(text).offsets)
+
+    def words(self, text: str) -> list[int | None]:
+        """For each token of a text the number of the word that it is of; None for ``[CLS]`` and ``[SEP]``.
+        Cut as :meth:`__call__` cuts."""
+        return self._cut(self._tokenizer.encode(text).word_ids)
+
+    def _cut(self, row: list[T]) -> list[T]:
+        return row if len(row) <= self._max_seq_length else [*row[: self._max_seq_length - 1], row[-1]]
+
+    @property
+    def lower_cases_first(self) -> bool:
+        """Whether a text is lower-cased before all else, as ``do_lower_case`` of sentence_bert_config.json does."""
+        parts = self._tokenizer.normalizer
+        return isinstance(parts, normalizers.Sequence) and isinstance(parts[0], normalizers.Lowercase)
 
     def to_json(self) -> str:
-        """The content of a ``tokenizer.json`` with the same pieces."""
+        """The content of a ``tokenizer.json`` with the same pieces, which neither cuts nor pads."""
         return self._tokenizer.to_str(pretty=True)
+
+    def to_cutting_json(self) -> str:
+        """The content of a ``tokenizer.json`` that also cuts at the limit and pads the texts of a batch."""
+        copy = tokenizers.Tokenizer.from_str(self._tokenizer.to_str())
+        copy.enable_truncation(self.max_seq_length)
+        copy.enable_padding(pad_id=self.pad_token_id, pad_token=self._pad_token)
+        return copy.to_str(pretty=True)
 
 
 def check_texts(texts: Iterable[object], first: int = 0) -> list[str]:

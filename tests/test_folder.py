@@ -188,11 +188,12 @@ def test_the_limit_of_tokens_is_the_reference_s(tiny_folder: TinyFolder, limit: 
         assert load(folder).max_seq_length == load_reference(folder).max_seq_length == limit
 
 
-@pytest.mark.parametrize("value", [1000000000000000019884624838656, 1e30, 512])
-def test_a_limit_beyond_the_positions_is_the_positions(tiny_folder: TinyFolder, value: float) -> None:
+@pytest.mark.parametrize("value", [1000000000000000019884624838656, 1e30, 512, None])
+def test_a_limit_beyond_the_positions_is_the_positions(tiny_folder: TinyFolder, value: float | None) -> None:
     folder = tiny_folder()
     edit_json(folder / "tokenizer_config.json", model_max_length=value)
-    assert load(folder).max_seq_length == TINY["max_position_embeddings"]
+    limit = load_reference(folder).max_seq_length
+    assert load(folder).max_seq_length == limit == TINY["max_position_embeddings"]
 
 
 # ---- what is refused ----------------------------------------------------------------------------
@@ -330,8 +331,6 @@ def test_every_way_to_say_mean_is_the_reference_s(tiny_folder: TinyFolder, pooli
         ("sentence_bert_config.json", {"tokenizer_args": {"use_fast": False}}, "tokenizer_args"),
         ("tokenizer_config.json", {"model_max_length": -5}, "limit of tokens is -5"),
         ("tokenizer_config.json", {"model_max_length": "many"}, "limit of tokens is 'many'"),
-        ("tokenizer_config.json", {"do_lower_case": False}, "do_lower_case = False"),
-        ("tokenizer_config.json", {"strip_accents": False}, "strip_accents = False"),
         ("tokenizer_config.json", {"padding_side": "left"}, "padding_side is 'left'"),
         ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is 'left'"),
         ("config_sentence_transformers.json", {"prompts": ["a"]}, "prompts is"),
@@ -384,14 +383,6 @@ def test_a_tokenizer_with_ids_beyond_the_table_is_refused(tiny_folder: TinyFolde
     tokenizer["model"]["vocab"]["two"] = 100_000
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises((CheckpointError, InputError), match="100000"):
-        load(folder)
-
-
-@pytest.mark.parametrize("change", [{"normalizer": None}, {"post_processor": None}, {"model": {"type": "WordPiece"}}])
-def test_a_tokenizer_of_another_kind_is_refused(tiny_folder: TinyFolder, change: dict[str, Any]) -> None:
-    folder = tiny_folder()
-    edit_json(folder / "tokenizer.json", **change)
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         load(folder)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
 
 Baseline: TypeAlias = Literal["pad", "mask", "zero"]
-MASK = "[MASK]"
+MASKS = ("[MASK]", "<mask>")  # BERT's and XLM-R's
 TOKENS_AT_A_TIME = 2048  # in one forward pass: bounds the memory, and fits the processor's cache
 
 
@@ -279,10 +280,7 @@ def _baseline_vector(model: SentenceEncoder, baseline: str) -> Tensor:
         return torch.zeros_like(word[0])
     if baseline == "mask":
         return word[mask_id(model)]
-    pad = model.encoder.config.pad_token_id
-    if pad is None:
-        raise InputError("the model has no pad_token_id; choose the baseline 'mask' or 'zero'")
-    return word[pad]
+    return word[model.tokenizer.pad_token_id]
 
 
 # ---- occlusion ------------------------------------------------------------------------------------
@@ -304,7 +302,7 @@ def occlusion(
         text, other: the text whose tokens are left out, and the one that it is compared with.
         by: ``"mask"`` puts ``[MASK]`` in place; ``"delete"`` takes the token out, and those behind
             it move up.
-        unit: ``"token"``, or ``"word"``: a piece with all ``##`` pieces that follow it.
+        unit: ``"token"``, or ``"word"``: the pieces of one word together.
         similarity: any of the model's four; None takes the model's own.
 
     Returns:
@@ -315,7 +313,8 @@ def occlusion(
     (text, other), batch = tokenize(model, [text, other], "packed")
     ids, other_ids = (row.tolist() for row in batch.texts(batch.input_ids))
     pieces = model.tokenizer.pieces(ids)
-    units = word_positions(pieces) if unit == "word" else [[i] for i in range(len(ids))]
+    words = model.tokenizer.words((model._resolve_prompt(None, None) or "") + text)
+    units = word_positions(words) if unit == "word" else [[i] for i in range(len(ids))]
     variants = [without(model, ids, positions, by) for positions in units[1:-1]]
     scores = score_variants(model, [ids, *variants], other_ids, similarity)
     values = torch.zeros(len(units), dtype=torch.float64)
@@ -324,15 +323,10 @@ def occlusion(
     return TokenAttribution(text, other, tokens, values, scores[0].item(), f"occlusion of each {unit} by {by}")
 
 
-def word_positions(pieces: Sequence[str]) -> list[list[int]]:
-    """The positions of each word: a piece and the ``##`` pieces that follow it."""
-    words: list[list[int]] = []
-    for position, piece in enumerate(pieces):
-        if piece.startswith("##") and len(words) > 1:  # not joined to [CLS]
-            words[-1].append(position)
-        else:
-            words.append([position])
-    return words
+def word_positions(words: Sequence[int | None]) -> list[list[int]]:
+    """The positions of each word, from the number of each token's word; a token of none stands alone."""
+    together = groupby(enumerate(words), key=lambda item: (item[1], item[1] is None and item[0]))
+    return [[position for position, _ in group] for _, group in together]
 
 
 def without(model: SentenceEncoder, ids: Sequence[int], positions: Iterable[int], by: str) -> list[int]:
@@ -369,15 +363,16 @@ def score_pairs(model: SentenceEncoder, a: Tensor, b: Tensor, similarity: str | 
 
 
 def mask_id(model: SentenceEncoder) -> int:
-    """The id of ``[MASK]``.
+    """The id of ``[MASK]``, or of ``<mask>``.
 
     Raises:
-        InputError: the tokenizer does not know it.
+        InputError: the tokenizer knows neither.
     """
-    ids = model.tokenizer([MASK]).ids[0]  # [CLS], [MASK], [SEP]
-    if model.tokenizer.pieces(ids)[1:-1] != [MASK]:
-        raise InputError(f"the tokenizer has no {MASK}; choose another baseline, or by='delete'")
-    return ids[1]
+    for mask in MASKS:
+        ids = model.tokenizer([mask]).ids[0]  # [CLS], [MASK], [SEP]
+        if model.tokenizer.pieces(ids)[1:-1] == [mask]:
+            return ids[1]
+    raise InputError(f"the tokenizer has no {' or '.join(MASKS)}; choose another baseline, or by='delete'")
 
 
 def packed_batches(model: SentenceEncoder, ids: TokenIds) -> Iterator[tuple[list[int], PackedBatch]]:

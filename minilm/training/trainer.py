@@ -312,7 +312,7 @@ def _embed(forward: Callable[..., Any], model: SentenceEncoder, recipe: Training
     low = torch.bfloat16 if recipe.bf16 else torch.float16
     with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
         if recipe.layout == "padded":
-            batch = PaddedBatch.from_ids(ids, model.encoder.config.pad_token_id or 0).to(model.device)
+            batch = PaddedBatch.from_ids(ids, model.tokenizer.pad_token_id).to(model.device)
             vectors: Tensor = forward(batch).sentence_embedding
         else:  # equal lengths side by side, then back into the order asked for
             order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm import folder as model_folder
-from minilm.checkpoint import WEIGHTS_FILE, load_encoder
+from minilm.checkpoint import WEIGHTS_FILE, check_parts, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     InputError,
@@ -187,8 +187,10 @@ class SentenceEncoder(nn.Module):
         bits. A new folder appears whole or not at all; in one that exists the files are replaced.
 
         Raises:
+            InputError: the model has weights that a folder has no place for, such as LoRA's.
             OSError: the disk is full or may not be written; what was there is unchanged.
         """
+        check_parts(self, self.encoder.config, "encoder.")
         folder = Path(path)
         pipeline = model_folder.Pipeline(
             config=self.encoder.config,

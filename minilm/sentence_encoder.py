@@ -32,7 +32,7 @@ from minilm.errors import (
     describe_cut,
 )
 from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, has_hooks
-from minilm.hub import find_model
+from minilm.hub import Origin, find_model, origin
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
 from minilm.pooling import L2Normalize, MeanPooling
@@ -92,6 +92,7 @@ class SentenceEncoder(nn.Module):
     Attributes:
         max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
         unused_tensors: what the checkpoint had beside the encoder; saved again as it came.
+        origin: the name and revision on the hub that it was loaded by; None for another model.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class SentenceEncoder(nn.Module):
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
         self.unused_tensors: dict[str, Tensor] = {}
+        self.origin: Origin | None = None
         self._tokenizer_files: dict[str, bytes] = {}
         self._calibration: PackedBatch | None = None  # for weights in int8
         self._resolve_prompt(None, default_prompt_name)
@@ -177,6 +179,7 @@ class SentenceEncoder(nn.Module):
             truncate_dim=truncate_dim,
         )
         model.unused_tensors = ignored
+        model.origin = origin(model_name_or_path, revision, path)
         model._tokenizer_files = pipeline.tokenizer_files
         model.eval().to(device or ("cpu" if weight_precision else _best_device()))
         model.weight_precision = weight_precision

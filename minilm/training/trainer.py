@@ -42,6 +42,7 @@ from minilm.training.log import LOG_FILE, TrainingLog
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
+    describe_loss,
     duplicate_ids,
 )
 from minilm.training.processes import Processes
@@ -142,7 +143,7 @@ def train(
         "recipe": recipe.to_dict(),
         "data": {dataset.name: dataset.sha256 for dataset in datasets},
         "model": {**model.encoder.config.to_dict(), "max_seq_length": model.max_seq_length},
-        "loss": _describe(loss),
+        "loss": describe_loss(loss),
         "processes": processes.count,
     }
     state = TrainingState()
@@ -645,11 +646,6 @@ def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:
             "on with it, or choose another folder"
         )
     return path if isinstance(resume, str) else None
-
-
-def _describe(loss: nn.Module) -> dict[str, Any]:
-    settings: Callable[[], dict[str, Any]] = getattr(loss, "get_config_dict", dict)
-    return {"class": type(loss).__name__, **settings()}
 
 
 def _not_finite(

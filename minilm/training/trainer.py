@@ -153,13 +153,13 @@ def train(
             scaler.load_state_dict(state.scaler)
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"{start_from} is not a whole checkpoint: scaler: {error}") from None
-        if processes.first:
-            checkpoints.carry_over(start_from, output_dir, state, best_model=recipe.name == "fit")
     if place := checkpoints.not_finite(model):
         raise InputError(
             f"the weights of {start_from or 'the model'} are broken: {place} holds a NaN or an infinity, so there is "
             f"nothing to train from{'; ' + checkpoints.last_good(output_dir) if start_from else ''}"
         )
+    if start_from is not None and processes.first:
+        checkpoints.carry_over(start_from, output_dir, state, best_model=recipe.name == "fit")
     loss_so_far = state.losses[processes.rank] if start_from is not None else 0.0
     loss_sum = torch.tensor(loss_so_far, device=model.device)  # since the last line of the log
     metrics: dict[str, float] = {}

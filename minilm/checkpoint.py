@@ -6,6 +6,7 @@ The names on the left are those that transformers' ``BertModel`` writes.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -17,17 +18,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minilm.config import DTYPES, EncoderConfig
 from minilm.encoder import Encoder
-from minilm.errors import CheckpointError
+from minilm.errors import CheckpointError, InputError
 
 # Their name → our name; {i} counts the layers. "weight" and "bias" follow each.
 KEYS = {
@@ -47,6 +48,8 @@ KEYS = {
 
 # In the file, but not part of the encoder: a constant, and the head for BERT's next-sentence task.
 IGNORED = ("embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias")
+
+T = TypeVar("T")
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -120,17 +123,58 @@ def load_encoder(
     return encoder, {name: tensor.clone() for name, tensor in tensors.items() if name not in expected}
 
 
+def check_parts(module: nn.Module, config: EncoderConfig, prefix: str = "") -> None:
+    """Makes sure that a folder has a place for every tensor of a module: those of an encoder, and no others.
+
+    Args:
+        prefix: what the encoder's names begin with in ``module``.
+
+    Raises:
+        InputError: parts were added, taken away, wrapped or resized; names them, and says how to merge them.
+    """
+    with _Uninitialised():
+        expected = {prefix + name: tensor.shape for name, tensor in Encoder(config).named_parameters()}
+    found = {name: getattr(tensor, "shape", None) for name, tensor in module.state_dict().items()}
+    problems = []
+    if added := [name for name in found if name not in expected]:
+        problems.append(f"unexpected: {_some(added)}")
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"missing: {_some(missing)}")
+    for name, shape in expected.items():
+        if found.get(name, shape) != shape:
+            problems.append(f"{name} has shape {list(found[name] or ())}, expected {list(shape)} from its config")
+    if problems:
+        raise InputError(
+            "a model folder holds the weights of a plain encoder, but this model has other parts.\n  "
+            + "\n  ".join(problems)
+            + "\nMerge them into the plain weights before training or saving: "
+            "model.encoder = model.encoder.merge_and_unload() for peft (LoRA), "
+            "torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove"
+        )
+
+
 def save_encoder(path: str | os.PathLike[str], encoder: Encoder, ignored: Mapping[str, Tensor] | None = None) -> None:
     """Writes an encoder, and the tensors that :func:`load_encoder` set aside, under their names.
 
     Where there are none, the pooler is written as zeros: transformers' ``BertModel`` has that head,
     which no sentence embedding uses, and warns of newly initialised weights when a file lacks it.
+
+    Raises:
+        InputError: the encoder has other parts (:func:`check_parts`).
     """
+    check_parts(encoder, encoder.config)
     names = their_names(encoder.config)
     D, word = encoder.config.hidden_size, encoder.embeddings.word.weight
     pooler = {"pooler.dense.weight": word.new_zeros(D, D), "pooler.dense.bias": word.new_zeros(D)}
     others = {name: tensor.detach().cpu() for name, tensor in {**pooler, **(ignored or {})}.items()}
-    tensors = {names[ours]: p.detach().cpu().contiguous() for ours, p in encoder.named_parameters()}
+    tensors: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for ours, parameter in encoder.named_parameters(remove_duplicate=False):
+        tensor = parameter.detach().cpu().contiguous()
+        if (storage := tensor.untyped_storage().data_ptr()) in storages:
+            tensor = tensor.clone()  # tied weights: the file has each one whole
+        storages.add(storage)
+        tensors[names[ours]] = tensor
     # Sorted by safetensors itself: the same weights always give the same file.
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors | others, temporary, metadata={"format": "pt"})
@@ -141,10 +185,15 @@ def weights_sha256(encoder: Encoder) -> str:
 
     Over the tensors in the order of their names in the checkpoint: name, type and shape as a line
     of JSON, then the raw little-endian bytes.
+
+    Raises:
+        InputError: the encoder has other parts (:func:`check_parts`).
     """
+    check_parts(encoder, encoder.config)
     names = their_names(encoder.config)
     digest = hashlib.sha256()
-    for name, parameter in sorted((names[ours], p) for ours, p in encoder.named_parameters()):
+    parameters = encoder.named_parameters(remove_duplicate=False)
+    for name, parameter in sorted(((names[ours], p) for ours, p in parameters), key=lambda item: item[0]):
         tensor = parameter.detach().cpu().contiguous()
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
         digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
@@ -251,6 +300,49 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     if not isinstance(content, (dict, list)):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected an object or a list")
     return content
+
+
+def from_json(kind: type[T], content: object, whole: str, place: str = "") -> T:
+    """A dataclass from a JSON object with its fields, each of the type that the field states.
+
+    Args:
+        whole: what it would be, for the message: "x.json is not a whole receipt".
+        place: of the object in the file.
+
+    Raises:
+        CheckpointError: a field is missing, unknown or of another type; names it.
+    """
+    fields = _typed(content, dict[str, Any], whole, place)
+    hints = get_type_hints(kind)
+    absent = dataclasses.MISSING
+    fields_of = dataclasses.fields(kind)  # type: ignore[arg-type]
+    needed = {f.name for f in fields_of if f.default is absent and f.default_factory is absent}
+    for problem, names in (("missing", needed - fields.keys()), ("unknown", fields.keys() - hints.keys())):
+        if names:
+            raise CheckpointError(f"{whole}: {place}{', '.join(sorted(names))} is {problem}; was it edited?")
+    return kind(**{name: _typed(value, hints[name], whole, f"{place}{name}") for name, value in fields.items()})
+
+
+def _typed(value: Any, hint: Any, whole: str, place: str) -> Any:
+    """The value, once it is certain that it has the type; those of objects and lists within it, too."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    if type(None) in get_args(hint):
+        return None if value is None else _typed(value, kinds[0], whole, place)
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, whole, f"{place}.")  # type: ignore[arg-type]
+    kind = get_origin(hint) or hint
+    if kind is Any:
+        return value
+    fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
+    if not fits or (isinstance(value, int) and abs(value) >= 2**63):
+        raise CheckpointError(
+            f"{whole}: {place.rstrip('.') or 'all'} is {value!r:.80}, expected {kind.__name__}; was it edited?"
+        )
+    if kind is list:
+        return [_typed(item, kinds[0], whole, f"{place}[{i}]") for i, item in enumerate(value)]
+    if kind is dict:
+        return {name: _typed(item, kinds[1], whole, f"{place}.{name}") for name, item in value.items()}
+    return value
 
 
 @contextmanager

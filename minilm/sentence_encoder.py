@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minilm import folder as model_folder
-from minilm.checkpoint import IGNORED, WEIGHTS_FILE, load_encoder
+from minilm.checkpoint import IGNORED, WEIGHTS_FILE, check_parts, load_encoder
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     CheckpointWarning,
@@ -35,7 +35,7 @@ from minilm.errors import (
 )
 from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, why_plain
 from minilm.guard import Code
-from minilm.hub import find_model
+from minilm.hub import Origin, find_model, origin
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
 from minilm.pooling import POOLING, PoolingMode, after_pooling, list_after_pooling
@@ -101,6 +101,7 @@ class SentenceEncoder(nn.Module):
     Attributes:
         max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
         unused_tensors: what the checkpoint had beside the encoder; saved again as it came.
+        origin: the name and revision on the hub that it was loaded by; None for another model.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class SentenceEncoder(nn.Module):
         self.truncate_dim = truncate_dim
         self.engine = engine
         self.unused_tensors: dict[str, Tensor] = {}
+        self.origin: Origin | None = None
         self._calibration: PackedBatch | None = None  # for weights in int8
         self._resolve_prompt(None, default_prompt_name)
 
@@ -197,6 +199,7 @@ class SentenceEncoder(nn.Module):
         model.normalize = after_pooling(pipeline.after_pooling)
         model.unused_tensors = ignored
         model._tokenizer_config = pipeline.tokenizer_config
+        model.origin = origin(model_name_or_path, revision, path)
         model._tokenizer_files = pipeline.tokenizer_files
         model.eval().to(device or ("cpu" if weight_precision else _best_device()))
         model.weight_precision = weight_precision
@@ -212,8 +215,10 @@ class SentenceEncoder(nn.Module):
         bits. A new folder appears whole or not at all; in one that exists the files are replaced.
 
         Raises:
+            InputError: the model has weights that a folder has no place for, such as LoRA's.
             OSError: the disk is full or may not be written; what was there is unchanged.
         """
+        check_parts(self, self.encoder.config, "encoder.")
         folder = Path(path)
         pipeline = model_folder.Pipeline(
             config=self.encoder.config,

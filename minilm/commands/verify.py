@@ -1,6 +1,8 @@
 """Checks a model, and shows each check on a line:
 
   files     every file's SHA-256 against the published one (all-MiniLM-L6-v2)
+  receipt   of a fine-tuned model: files, weights, recipe and, where they are here, base model and data are those that
+            training_receipt.json names
   tensors   names, shapes and types as config.json says; no NaN, no infinity
   layouts   the packed layout gives the padded one's vectors
   company   a text's vector has the same bits whatever it is encoded with, in the packed layout
@@ -22,12 +24,14 @@ from pathlib import Path
 import torch
 
 from minilm import hub
-from minilm.errors import CheckpointError
+from minilm.checkpoint import weights_sha256
+from minilm.errors import CheckpointError, MinilmError
 from minilm.invariance import check_batch_invariance
 from minilm.layouts import Layout
 from minilm.parity import TEXTS, compare_encode, load_reference
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.tolerances import PACKED_FLOAT32
+from minilm.training.receipt import RECEIPT_FILE, Receipt, file_sha256
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def _checks(folder: Path, published: bool, compositions: int) -> Iterator[Check]
         yield Check(f"file {file.name}", file.found, result)
         if result == "FAILED":
             yield Check("  published", file.expected, "")
+    if (folder / RECEIPT_FILE).exists():
+        yield from _receipt_checks(folder)
     try:
         model = SentenceEncoder.from_pretrained(folder, device="cpu", dtype=torch.float32)
     except CheckpointError as error:
@@ -111,6 +117,50 @@ def _checks(folder: Path, published: bool, compositions: int) -> Iterator[Check]
         equal = parity.equal_rows == parity.rows if layout == "padded" else parity.largest <= PACKED_FLOAT32
         found = f"{parity.equal_rows} of {parity.rows} rows bit-equal, largest difference {parity.largest:.1e}"
         yield Check(f"{layout} vectors at {threads} thread(s)", found, _judge(equal))
+
+
+def _receipt_checks(folder: Path) -> Iterator[Check]:
+    """Whether a fine-tuned model is what its receipt says, without training."""
+    try:
+        receipt = Receipt.load(folder)
+    except CheckpointError as error:
+        yield Check("receipt", str(error), "FAILED")
+        return
+    for name, found, expected in receipt.hashes(folder):
+        yield Check(f"receipt, {name}", found, _judge(found == expected))
+        if found != expected:
+            yield Check("  expected", expected, "")
+    try:
+        found = weights_sha256(SentenceEncoder.from_pretrained(folder, device="cpu").encoder)
+    except CheckpointError:
+        found = "cannot be read"
+    yield Check("receipt, weights", found, _judge(found == receipt.weights))
+    yield _base_check(receipt)
+    for record in receipt.data:
+        path = folder / Path(record.file or "").name
+        what = f"receipt, data {record.name}"
+        if record.file_sha256 is None or not path.is_file():
+            yield Check(what, f"{record.rows:,} rows, not in the folder", "-")
+        else:
+            yield Check(what, found := file_sha256(path), _judge(found == record.file_sha256))
+
+
+def _base_check(receipt: Receipt) -> Check:
+    if receipt.base_model is None:
+        return Check("receipt, base model", "not named: it was a folder", "-")
+    try:
+        base = SentenceEncoder.from_pretrained(
+            receipt.base_model,
+            revision=receipt.base_model_revision,
+            device="cpu",
+            dtype=getattr(torch, receipt.environment["dtype"]),
+            local_files_only=True,
+        )
+    except MinilmError:
+        return Check("receipt, base model", f"{receipt.base_model} is not on this machine", "-")
+    return Check(
+        "receipt, base model", receipt.base_model, _judge(weights_sha256(base.encoder) == receipt.base_weights)
+    )
 
 
 def _judge(ok: bool) -> str:

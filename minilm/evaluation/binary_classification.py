@@ -106,6 +106,11 @@ class BinaryClassificationEvaluator(BaseEvaluator):
         primary = f"{names[0] if len(names) == 1 else 'max'}_ap"
         return Outcome(metrics, primary, len(self.labels), resample, row)
 
+    def _names(self, model: SentenceEncoder) -> list[str]:
+        names = self.similarity_fn_names or [model.similarity_fn_name]
+        names = [*names, "max"] if len(names) > 1 else names
+        return [f"{name}_{metric}" for name in names for metric in CSV_METRICS]
+
     def _measure(self, similarities: Any, is_distance: bool) -> dict[str, Any]:
         scores = -similarities if is_distance else similarities
         accuracy, accuracy_threshold = best_accuracy(scores, self.labels, not is_distance)

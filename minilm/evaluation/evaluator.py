@@ -133,6 +133,15 @@ class BaseEvaluator(ABC):
     def evaluate(self, model: SentenceEncoder) -> Outcome:
         """Measures a model, and keeps what it takes to measure any resample of the data."""
 
+    def metric_names(self, model: SentenceEncoder) -> list[str]:
+        """The names of the metrics that a call would give for this model, known without computing them; empty where
+        a class does not tell."""
+        prefix = f"{self.name}_" if self.name else ""
+        return [prefix + name for name in self._names(model)]
+
+    def _names(self, model: SentenceEncoder) -> list[str]:
+        return []
+
     def _add_row(self, folder: Path, row: Row) -> None:
         path = folder / self.csv_file
         header = _csv_line((column for column, _ in row), self.csv_line_end)

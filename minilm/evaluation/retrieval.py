@@ -181,7 +181,9 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                 convert_to_tensor=True,
             )
             for name, score in score_functions.items():
-                found = self._best(score(queries, documents), self.corpus_ids[chunk])
+                with torch.autocast(queries.device.type, enabled=False):  # in bfloat16 most scores would be ties
+                    scores = score(queries, documents)
+                found = self._best(scores, self.corpus_ids[chunk])
                 for hits, more in zip(rankings[name], found, strict=True):
                     hits[:] = sorted(hits + more, key=lambda hit: (-hit[0], hit[1]))[: self.max_k]
         return rankings
@@ -190,6 +192,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         """The best ``max_k`` of ``[Q, N]`` scores in each row, equal ones by id."""
         by_id = sorted(range(len(ids)), key=lambda index: ids[index])
         scores = scores[:, torch.tensor(by_id, device=scores.device)]
+        if scores.dtype == torch.bfloat16:  # which NumPy does not have
+            scores = scores.float()
         k = min(self.max_k, len(ids))
         # topk alone would choose among equals at random.
         least = scores.topk(k, dim=1).values[:, -1:].cpu().numpy()
@@ -208,7 +212,10 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         for row, query_id, hits in zip(relevant, self.query_ids, rankings, strict=True):
             row[: len(hits)] = [document in self.relevant_docs[query_id] for _, document in hits]
         results = RankedResults(relevant, np.array([len(self.relevant_docs[query_id]) for query_id in self.query_ids]))
-        wanted: list[tuple[str, Callable[[RankedResults, int], Floats], Sequence[int]]] = [
+        return {f"{metric}@{k}": at_k(results, k) for metric, at_k, ks in self._wanted() for k in ks}
+
+    def _wanted(self) -> list[tuple[str, Callable[[RankedResults, int], Floats], Sequence[int]]]:
+        return [
             ("accuracy", accuracy_at_k, self.accuracy_at_k),
             ("precision", precision_at_k, self.precision_recall_at_k),
             ("recall", recall_at_k, self.precision_recall_at_k),
@@ -216,7 +223,10 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             ("mrr", mrr_at_k, self.mrr_at_k),
             ("map", map_at_k, self.map_at_k),
         ]
-        return {f"{metric}@{k}": at_k(results, k) for metric, at_k, ks in wanted for k in ks}
+
+    def _names(self, model: SentenceEncoder) -> list[str]:
+        functions = self.score_functions or [model.similarity_fn_name]
+        return [f"{name}_{metric}@{k}" for name in functions for metric, _, ks in self._wanted() for k in ks]
 
     # ---- files ----------------------------------------------------------------------------------
 

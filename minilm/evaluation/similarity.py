@@ -111,6 +111,11 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         primary = f"spearman_{main[0] if len(main) == 1 else 'max'}"
         return Outcome(metrics, primary, len(self.scores), resample, row)
 
+    def _names(self, model: SentenceEncoder) -> list[str]:
+        names = self.similarity_fn_names or [model.similarity_fn_name]
+        names = [*names, "max"] if len(names) > 1 else names
+        return [f"{metric}_{name}" for name in names for metric in ("pearson", "spearman")]
+
     def _vectors(self, model: SentenceEncoder) -> list[Any]:
         options = {"precision": self.precision, "normalize_embeddings": self.precision is not None}
         if self.precision in ("int8", "uint8"):

@@ -95,6 +95,10 @@ class TripletEvaluator(BaseEvaluator):
         primary = f"{main[0] if len(main) == 1 else 'max'}_accuracy"
         return Outcome(metrics, primary, len(self.anchors), resample, row)
 
+    def _names(self, model: SentenceEncoder) -> list[str]:
+        names = self.similarity_fn_names or [model.similarity_fn_name]
+        return [f"{name}_accuracy" for name in ([*names, "max"] if len(names) > 1 else names)]
+
     def get_config_dict(self) -> dict[str, Any]:
         """See :class:`BaseEvaluator`."""
         return ({"margin": self.margin} if any(self.margin.values()) else {}) | super().get_config_dict()

@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from minilm.checkpoint import read_json, read_tensors
-from minilm.errors import CheckpointError, InputError
+from minilm.checkpoint import from_json, read_json, read_tensors
+from minilm.errors import CheckpointError, InputError, MinilmError
 from minilm.sentence_encoder import SentenceEncoder
 
 STATE_TENSORS = "training_state.safetensors"
@@ -49,6 +49,7 @@ class TrainingState:
         best_metric, best_step: the best evaluation so far.
         best_checkpoint: the step of the best checkpoint that was written.
         log_bytes: the length of the log.
+        unevaluated: whether the evaluation after the last step failed, and is to run first of all.
         scaler: the state of fp16's loss scaling.
     """
 
@@ -65,7 +66,19 @@ class TrainingState:
     best_step: int | None = None
     best_checkpoint: int | None = None
     log_bytes: int = 0
+    unevaluated: bool = False
     scaler: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, processes: int) -> None:
+        """Raises :class:`~minilm.errors.CheckpointError` for numbers that no run of so many processes has."""
+        for name in ("global_step", "epoch", "batch", "schedule_step", "loss_step", "log_bytes"):
+            if getattr(self, name) < 0:
+                raise CheckpointError(f"{name} is {getattr(self, name)}, expected at least 0")
+        for name in ("schedule_step", "loss_step", "best_step", "best_checkpoint"):
+            if (getattr(self, name) or 0) > self.global_step:
+                raise CheckpointError(f"{name} is {getattr(self, name)}, but global_step only {self.global_step}")
+        if len(self.losses) != processes:
+            raise CheckpointError(f"losses has {len(self.losses)} numbers, expected {processes}, one for each process")
 
 
 def checkpoint_path(output_dir: Path, step: int) -> Path:
@@ -118,11 +131,40 @@ def save_checkpoint(
         _sync(path.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        last = next(iter(reversed(checkpoints(path.parent))), None)
-        kept = f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint"
         raise OSError(
-            getattr(error, "errno", None), f"cannot write {path}: {error}; {kept}. Make room and resume."
+            getattr(error, "errno", None),
+            f"cannot write {path}: {error}; {last_good(path.parent)}. Make room and resume.",
         ) from error
+
+
+def not_finite(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> str | None:
+    """The first tensor of a model, and of its gradients and moments where the optimiser is given, that holds a
+    NaN or an infinity; None where all are finite."""
+    for name, parameter in model.named_parameters():
+        tensors: dict[str, Tensor | None] = {name: parameter}
+        if optimizer is not None:
+            tensors[f"the gradient of {name}"] = parameter.grad
+            tensors |= {f"{key} of {name}": value for key, value in optimizer.state.get(parameter, {}).items()}
+        for place, tensor in tensors.items():
+            # A tenth of isfinite()'s time; both ends of a tensor with a NaN are NaN.
+            if tensor is not None and not all(end.isfinite() for end in torch.aminmax(tensor.detach())):
+                return place
+    return None
+
+
+def last_good(output_dir: Path) -> str:
+    """Which checkpoint to go back to, in words: the last one whose model gives finite vectors."""
+    found = checkpoints(output_dir)
+    for path in reversed(found):
+        try:
+            model = SentenceEncoder.from_pretrained(path, device="cpu")
+        except (MinilmError, OSError):
+            continue
+        with torch.no_grad():
+            vector = model(model.tokenize(["a text"])).sentence_embedding
+        if not_finite(model) is None and vector.isfinite().all():
+            return f"the last good checkpoint is {path}"
+    return f"none of the {len(found)} checkpoints in {output_dir} is good" if found else "there is no checkpoint yet"
 
 
 def load_checkpoint(
@@ -139,10 +181,14 @@ def load_checkpoint(
         InputError: it belongs to another run: its data or a setting differ; names them.
     """
     content = read_json(path / STATE_JSON)
-    if not isinstance(content, dict) or not isinstance(content.get("state"), dict):
+    if not isinstance(content, dict) or "state" not in content:
         raise CheckpointError(f"{path / STATE_JSON} holds no training state")
-    values: dict[str, Any] = content["state"]  # type: ignore[assignment]
     _check_identity(path, content, json.loads(json.dumps(identity)))
+    state = from_json(TrainingState, content["state"], f"{path / STATE_JSON} holds no whole training state")
+    try:
+        state.check(identity["processes"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path / STATE_JSON}: {error}; was it edited?") from None
     tensors = read_tensors(path / STATE_TENSORS)
     load_weights(path, model)
     try:
@@ -150,6 +196,9 @@ def load_checkpoint(
             if not parameter.requires_grad:
                 continue
             moments = {key: tensors[f"optimizer.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for key, value in moments.items():
+                if value.shape != (() if key == "step" else parameter.shape) or not value.is_floating_point():
+                    raise CheckpointError(f"{path / STATE_TENSORS}: {key} of {name} has another shape or type")
             # Copies, because torch's own allocations are aligned: kernels may round by alignment.
             optimizer.state[parameter] = {key: value.clone() for key, value in moments.items()}
             if (gradient := tensors.get(f"gradient.{name}")) is not None:
@@ -158,9 +207,36 @@ def load_checkpoint(
         torch.set_rng_state(tensors[f"rng.cpu.{rank}"])
         if model.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], model.device)
-        return TrainingState(**values)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint: {error} is missing or unexpected") from None
+        return state
+    except (KeyError, TypeError, RuntimeError) as error:  # the last two are torch's
+        raise CheckpointError(f"{path} is not a whole checkpoint: {error}") from None
+
+
+def carry_over(start_from: Path, output_dir: Path, state: TrainingState, best_model: bool) -> None:
+    """Copies what a run that is resumed in another folder still needs from its first one.
+
+    Args:
+        best_model: whether the folder itself holds the best model, as ``fit`` keeps it.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    first = start_from.parent
+    if first.resolve() == output_dir.resolve():
+        return
+    if state.best_checkpoint is not None:
+        best = (
+            start_from if state.best_checkpoint == state.global_step else checkpoint_path(first, state.best_checkpoint)
+        )
+        if not best.is_dir():
+            raise CheckpointError(f"{start_from} needs the best checkpoint of its run, {best}, which does not exist")
+        target = checkpoint_path(output_dir, state.best_checkpoint)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(best, temporary)
+        os.rename(temporary, target)
+    if best_model and state.best_step is not None:
+        SentenceEncoder.from_pretrained(first, device="cpu").save_pretrained(output_dir)
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from minilm import hub
 from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, SequentialEvaluator
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
@@ -144,7 +143,6 @@ def run(args: argparse.Namespace) -> int:
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
     model = SentenceEncoder.from_pretrained(args.model, device=join_processes(args.device))
-    published = args.model is None or (args.model in hub.ALIASES and not Path(args.model).is_dir())
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length
     result = train_with_records(
@@ -154,8 +152,6 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output,
         loss=loss,
         evaluator=evaluator,
-        base_model=hub.MODEL_ID if published else args.model,
-        base_model_revision=hub.REVISION if published else None,
         data_files=args.pairs,
         card_samples=not args.no_card_samples,
     )

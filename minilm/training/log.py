@@ -9,8 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from minilm.errors import CheckpointError
+
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
+_TRAINING = {"loss", "grad_norm", "learning_rate"}
 DRAWN = 6  # more curves than this cannot be told apart
 
 
@@ -20,22 +23,31 @@ class TrainingLog:
     Args:
         output_dir: the folder; made when missing.
         keep: the bytes of an existing log that stay: those that a checkpoint knows of.
+        earlier: the log that they are in; None for the folder's own.
         write: False in all processes but the first; then nothing is written.
 
     Attributes:
         metric: the evaluations' metric to draw; None draws the first :data:`DRAWN` of them.
+
+    Raises:
+        CheckpointError: the bytes to keep are no whole lines of a log.
     """
 
-    def __init__(self, output_dir: Path, keep: int = 0, write: bool = True):
+    def __init__(self, output_dir: Path, keep: int = 0, write: bool = True, earlier: Path | None = None):
         self.path = output_dir / LOG_FILE
         self.bytes = 0
         self.metric: str | None = None
         self._file = None
         if write:
             output_dir.mkdir(parents=True, exist_ok=True)
+            source = earlier or self.path
+            kept = _beginning(source, keep)
+            _parse(kept, source)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by __exit__
-            self._file.truncate(min(keep, os.path.getsize(self.path)))
-            self.bytes = os.path.getsize(self.path)
+            self._file.truncate(len(kept) if source == self.path else 0)
+            if source != self.path:
+                self._file.write(kept)
+            self.bytes = len(kept)
 
     def write(self, **fields: float) -> None:
         """Adds a line: a JSON object of the fields in their order; null where a number is not finite."""
@@ -60,9 +72,36 @@ class TrainingLog:
 
 def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a log. Those of training have ``loss``, those of evaluation ``eval_…``; all have
-    ``step`` and ``epoch``."""
-    with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+    ``step`` and ``epoch``.
+
+    Raises:
+        CheckpointError: a line is not one of a log; names it.
+    """
+    return _parse(Path(path).read_bytes(), Path(path))
+
+
+def _beginning(path: Path, size: int) -> bytes:
+    """The first bytes of a file, as many as there are."""
+    if not size or not path.exists():
+        return b""
+    with open(path, "rb") as file:
+        return file.read(size)
+
+
+def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            whole = {"step", "epoch"} <= row.keys() and ("loss" not in row or row.keys() >= _TRAINING)
+            whole = whole and isinstance(row["step"], int)
+            whole = whole and all(isinstance(value, (int, float, type(None))) for value in row.values())
+        except (ValueError, AttributeError, RecursionError):
+            whole = False
+        if not whole:
+            raise CheckpointError(f"{path}, line {number}: {line[:80]!r} is no line of a log; was it edited?")
+        rows.append(row)
+    return rows
 
 
 def draw_log(path: Path, metric: str | None = None) -> None:

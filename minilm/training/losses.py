@@ -32,10 +32,12 @@ Dimensions:
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -59,6 +61,15 @@ HARDNESS_MODES: tuple[HardnessMode, ...] = ("in_batch_negatives", "hard_negative
 class _RankingLoss(nn.Module):
     """The options, and the loss of each row; the two losses below differ in what they keep in memory."""
 
+    def __new__(cls, *arguments: Any, **options: Any) -> Any:
+        """Tells who comes from sentence-transformers, whose losses take the model first, that these take none."""
+        if isinstance(options.get("model", next(iter(arguments), None)), nn.Module):
+            raise InputError(
+                f"{cls.__name__} takes no model, unlike sentence-transformers': it is a function of embeddings. Leave "
+                f"the model out, {cls.__name__}(scale=20.0), and give it to train(model, …, loss=loss)"
+            )
+        return super().__new__(cls)
+
     def __init__(
         self,
         scale: float = 20.0,
@@ -71,7 +82,7 @@ class _RankingLoss(nn.Module):
         hardness_strength: float = 0.0,
     ):
         super().__init__()
-        _check_options(scale, directions, partition_mode, hardness_mode, hardness_strength)
+        _check_options(scale, similarity_fct, directions, partition_mode, hardness_mode, hardness_strength)
         self.scale = scale
         self.similarity_fct = similarity_fct
         self.gather_across_devices = gather_across_devices
@@ -84,7 +95,7 @@ class _RankingLoss(nn.Module):
         """The options by name, as model cards and receipts state them."""
         return {
             "scale": self.scale,
-            "similarity_fct": getattr(self.similarity_fct, "__name__", type(self.similarity_fct).__name__),
+            "similarity_fct": describe(self.similarity_fct),
             "gather_across_devices": self.gather_across_devices,
             "directions": self.directions,
             "partition_mode": self.partition_mode,
@@ -243,8 +254,8 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
         **options: Any,
     ):
         super().__init__(scale, similarity_fct, **options)
-        if mini_batch_size < 1:
-            raise InputError(f"mini_batch_size is {mini_batch_size}, expected at least 1")
+        if not isinstance(mini_batch_size, int) or mini_batch_size < 1:
+            raise InputError(f"mini_batch_size is {mini_batch_size!r:.80}, expected a whole number, at least 1")
         self.mini_batch_size = mini_batch_size
 
     def forward(
@@ -325,6 +336,33 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
     def get_config_dict(self) -> dict[str, Any]:
         """The options by name, as model cards and receipts state them."""
         return {**super().get_config_dict(), "mini_batch_size": self.mini_batch_size}
+
+
+def describe(value: Any) -> str:
+    """What a function, a class or an argument is, in one line that is the same in every process.
+
+    minilm's own go by their name; others with their module; what a ``functools.partial`` fixes is in it. The state of
+    other objects is not in the line.
+    """
+    if isinstance(value, partial):
+        parts = [value.func, *value.args]
+        named = [f"{name}={describe(argument)}" for name, argument in value.keywords.items()]
+        return f"partial({', '.join([*map(describe, parts), *named])})"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return repr(value)
+    if not hasattr(value, "__qualname__"):
+        return f"an object of {describe(type(value))}"
+    module = value.__module__ or ""
+    return value.__qualname__ if module.split(".")[0] in ("minilm", "builtins") else f"{module}.{value.__qualname__}"
+
+
+def describe_loss(loss: nn.Module) -> dict[str, Any]:
+    """Class and options of a loss, as receipts and checkpoints hold them: ready for JSON, and as it comes back."""
+    settings: Callable[[], dict[str, Any]] = getattr(loss, "get_config_dict", dict)
+    description: dict[str, Any] = json.loads(
+        json.dumps({"class": describe(type(loss)), **settings()}, default=describe)
+    )
+    return description
 
 
 def duplicate_ids(columns: Sequence[Sequence[str | Sequence[int]]]) -> list[Tensor]:
@@ -443,11 +481,17 @@ def _autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]
 
 def _check_options(
     scale: float,
+    similarity_fct: Callable[[Tensor, Tensor], Tensor],
     directions: Sequence[str],
     partition_mode: str,
     hardness_mode: str | None,
     hardness_strength: float,
 ) -> None:
+    for name, value in (("scale", scale), ("hardness_strength", hardness_strength)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{name} is {value!r:.80}, expected a number")
+    if not callable(similarity_fct):
+        raise InputError(f"similarity_fct is {similarity_fct!r:.80}, expected a function, such as minilm.cos_sim")
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}, expected a positive number")
     if isinstance(directions, str):

@@ -12,19 +12,25 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minilm.checkpoint import atomic_path, read_json, weights_sha256
+from minilm.checkpoint import atomic_path, from_json, read_json, weights_sha256
+from minilm.config import DTYPES
 from minilm.errors import CheckpointError, InputError
 from minilm.sentence_encoder import SentenceEncoder
+from minilm.similarity import SIMILARITY
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE
-from minilm.training.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from minilm.training.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+    describe_loss,
+)
 from minilm.training.model_card import framework_versions
 from minilm.training.processes import Processes
 from minilm.training.recipe import TrainingRecipe
@@ -41,14 +47,19 @@ RESULT_FILES = (
     "1_Pooling/config.json",
     "tokenizer.json",
     LOG_FILE,
+    "config_sentence_transformers.json",  # receipts of earlier versions do not have this and the next one
+    "tokenizer_config.json",
 )
+
+DEVICES = ("cpu", "cuda", "mps")
 
 # What reproducing a run reads from the parts of a receipt.
 _NEEDED = {
-    "files": ("model.safetensors", LOG_FILE),
-    "environment": ("device", "dtype", "threads", "processes"),
+    "files": RESULT_FILES[:7],
+    "environment": ("device", "dtype", "threads", "processes", "versions"),
     "loss": ("class",),
     "recipe": ("name", "seed"),
+    "evaluator": ("primary_metric", "greater_is_better"),
 }
 
 
@@ -77,6 +88,8 @@ class Receipt:
     Attributes:
         base_model: the base model's name on the hub; None for a folder.
         base_weights: :func:`~minilm.checkpoint.weights_sha256` before training.
+        base_model_revision: of the base model, where it is known.
+        frozen: the weights that were not trained.
         recipe: every setting, and ``recipe_sha256`` of them.
         loss: class and options.
         evaluator: class, ``primary_metric`` and ``greater_is_better``; None without evaluations.
@@ -96,6 +109,8 @@ class Receipt:
     global_step: int
     weights: str
     files: dict[str, str]
+    base_model_revision: str | None = None
+    frozen: list[str] = field(default_factory=list)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes ``training_receipt.json``."""
@@ -115,18 +130,34 @@ class Receipt:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise CheckpointError(f"{path}: the format is not {FORMAT}, the only one that is known; was it edited?")
         del content["format"]
-        try:
-            receipt = cls(**content)  # type: ignore[arg-type]
-            receipt = dataclasses.replace(receipt, data=[DataRecord(**record) for record in receipt.data])  # type: ignore[arg-type]
-        except TypeError as error:
-            raise CheckpointError(f"{path} is not a whole receipt: {error}") from None
+        receipt = from_json(cls, content, f"{path} is not a whole receipt")
         for part, keys in _NEEDED.items():
             found = getattr(receipt, part)
-            if not isinstance(found, dict) or not set(keys) <= set(found):
+            if found is not None and not set(keys) <= set(found):
                 raise CheckpointError(f"{path} is not a whole receipt: {part} is {found!r:.80}, expected {keys} in it")
+        expected: list[tuple[str, object, object]] = [
+            ("environment.device", receipt.environment["device"] in DEVICES, f"one of {', '.join(DEVICES)}"),
+            ("environment.dtype", receipt.environment["dtype"] in DTYPES, f"one of {', '.join(DTYPES)}"),
+            ("environment.threads", _is_count(receipt.environment["threads"]), "a number of threads"),
+            ("environment.processes", _is_count(receipt.environment["processes"]), "a number of processes"),
+            ("environment.versions", isinstance(receipt.environment["versions"], dict), "an object"),
+            ("loss.class", isinstance(receipt.loss["class"], str), "a text"),
+        ]
+        if receipt.evaluator is not None:
+            metric, greater = receipt.evaluator["primary_metric"], receipt.evaluator["greater_is_better"]
+            expected.append(("evaluator.primary_metric", isinstance(metric, (str, type(None))), "a text or null"))
+            expected.append(("evaluator.greater_is_better", greater in (True, False, None), "true, false or null"))
+        for place, fits, what in expected:
+            if not fits:
+                raise CheckpointError(f"{path} is not a whole receipt: {place} is not {what}; was it edited?")
         if unknown := set(receipt.files) - set(RESULT_FILES):
             raise CheckpointError(f"{path} names {', '.join(sorted(unknown))}, which no run writes; was it edited?")
         return receipt
+
+    def hashes(self, folder: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
+        """What the receipt vouches for in a folder: name, SHA-256 found and SHA-256 expected."""
+        hashes = [(name, _found_sha256(Path(folder) / name), expected) for name, expected in self.files.items()]
+        return [*hashes, ("the recipe in the receipt", _json_sha256(self.recipe), self.recipe_sha256)]
 
     def check_folder(self, folder: str | os.PathLike[str]) -> None:
         """Makes sure that the folder holds what the receipt says.
@@ -134,13 +165,11 @@ class Receipt:
         Raises:
             CheckpointError: names every file that is missing or another one, and the recipe if its hash is wrong.
         """
-        problems = []
-        for name, expected in self.files.items():
-            found = file_sha256(Path(folder) / name) if (Path(folder) / name).is_file() else "missing"
-            if found != expected:
-                problems.append(f"{name}\n    found    {found}\n    expected {expected}")
-        if (found := _json_sha256(self.recipe)) != self.recipe_sha256:
-            problems.append(f"the recipe in the receipt\n    found    {found}\n    expected {self.recipe_sha256}")
+        problems = [
+            f"{name}\n    found    {found}\n    expected {expected}"
+            for name, found, expected in self.hashes(folder)
+            if found != expected
+        ]
         if problems:
             raise CheckpointError(f"{RECEIPT_FILE} does not match {folder}:\n  " + "\n  ".join(problems))
 
@@ -172,22 +201,32 @@ class Receipt:
                 f"  found    {dataset.sha256}\n  expected {record.sha256}"
             )
 
-    def make_loss(self) -> nn.Module:
+    def make_loss(self, given: nn.Module | None = None) -> nn.Module:
         """The loss that the receipt describes.
 
-        Raises:
-            InputError: it is not one of minilm's, or its similarity is not.
-        """
-        from minilm import similarity
+        Args:
+            given: the loss, where minilm cannot make it.
 
+        Raises:
+            InputError: the loss, or its similarity, is not minilm's and none is given, or another one is.
+        """
+        if given is not None:
+            if (found := describe_loss(given)) != self.loss:
+                raise InputError(f"the loss is not the run's:\n  found    {found}\n  expected {self.loss}")
+            return given
         losses = {c.__name__: c for c in (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss)}
+        similarities = {function.__name__: function for function, _ in SIMILARITY.values()}
         options = dict(self.loss)
-        name, function = options.pop("class"), options.pop("similarity_fct", "cos_sim")
-        if name not in losses or function not in ("cos_sim", "dot_score", "euclidean_sim", "manhattan_sim"):
+        name, function = options.pop("class"), str(options.pop("similarity_fct", "cos_sim"))
+        if name not in losses or function not in similarities:
             raise InputError(
-                f"the run's loss is {name} with {function}, which minilm does not have; give the same one as loss"
+                f"the run's loss is {name} with {function}, which is not minilm's and cannot be made from its name; "
+                "give the same one from Python: minilm.training.reproduce.reproduce(…, loss=…)"
             )
-        loss: nn.Module = losses[name](similarity_fct=getattr(similarity, function), **options)
+        try:
+            loss: nn.Module = losses[name](similarity_fct=similarities[function], **options)
+        except TypeError as error:
+            raise InputError(f"the loss in the receipt cannot be made: {error}; was it edited?") from None
         return loss
 
 
@@ -202,14 +241,19 @@ def make_receipt(
     global_step: int,
     evaluator: Any = None,
     base_model: str | None = None,
+    base_model_revision: str | None = None,
     data_files: Sequence[str | os.PathLike[str]] = (),
+    frozen: Sequence[str] = (),
 ) -> Receipt:
     """The receipt of a run that has just left its result in ``folder``.
 
     Args:
         base_weights: :func:`~minilm.checkpoint.weights_sha256` of the model before the run.
         data_files: the file of each data set, in order; empty for data from Python.
+        frozen: the names of the weights that were not trained.
     """
+    # Where a run was resumed has no part in its bits, and would be a path of this machine.
+    recipe = recipe.replace(resume_from_checkpoint=True if recipe.resume_from_checkpoint else None)
     files: list[Path | None] = [Path(file) for file in data_files]
     files = files or [None] * len(datasets)
     return Receipt(
@@ -228,7 +272,7 @@ def make_receipt(
         ],
         recipe=recipe.to_dict(),
         recipe_sha256=_json_sha256(recipe.to_dict()),
-        loss={"class": type(loss).__name__, **getattr(loss, "get_config_dict", dict)()},
+        loss=describe_loss(loss),
         evaluator=None
         if evaluator is None
         else {
@@ -240,6 +284,8 @@ def make_receipt(
         global_step=global_step,
         weights=weights_sha256(model.encoder),
         files={name: file_sha256(Path(folder) / name) for name in RESULT_FILES if (Path(folder) / name).is_file()},
+        base_model_revision=base_model_revision,
+        frozen=list(frozen),
     )
 
 
@@ -250,6 +296,14 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _found_sha256(path: Path) -> str:
+    return file_sha256(path) if path.is_file() else "missing"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000
 
 
 def environment(model: SentenceEncoder) -> dict[str, Any]:

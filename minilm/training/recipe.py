@@ -160,7 +160,7 @@ class TrainingRecipe:
     def from_dict(cls, settings: Mapping[str, Any]) -> TrainingRecipe:
         """The recipe that :meth:`to_dict` gave; fields that are missing take the named recipe's value."""
         settings = dict(settings)
-        return {"trainer": cls.trainer, "fit": cls.fit}.get(settings.get("name", "trainer"), cls.trainer)(**settings)
+        return (cls.fit if settings.get("name") == "fit" else cls.trainer)(**settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Every field and its value, ready for JSON."""
@@ -216,7 +216,8 @@ class TrainingRecipe:
             _check(name, getattr(self, name), 0 <= (getattr(self, name) or 0) < 2**32, "in [0, 2³²)")
         for name in ("logging_steps", "eval_steps", "save_steps"):
             steps = 1 if getattr(self, name) is None else getattr(self, name)
-            _check(name, steps, 0 < steps < 1 or (steps >= 1 and steps == int(steps)), "a whole number, or in (0, 1)")
+            whole = 1 <= steps < math.inf and steps == int(steps)
+            _check(name, steps, 0 < steps < 1 or whole, "a whole number, or in (0, 1)")
         if self.bf16 and self.fp16:
             raise InputError("bf16 and fp16 are both set; choose one")
         if self.load_best_model_at_end:
@@ -260,6 +261,7 @@ def _check_type(name: str, value: object, hint: Any) -> None:
     if hint in (int, float, bool, str):
         fits = isinstance(value, (int, float) if hint is float else hint)
         fits = fits and (hint is bool or not isinstance(value, bool))
+        fits = fits and not (isinstance(value, int) and abs(value) >= 2**63)
         expected = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[hint]
         _check(name, value, fits, expected)
     elif choices and isinstance(choices[0], str):

@@ -10,6 +10,7 @@ bits can be expected on the same kind of processor with the same versions and nu
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from minilm.checkpoint import weights_sha256
 from minilm.errors import CheckpointError, InputError
@@ -102,6 +104,7 @@ def reproduce(
     data: Sequence[str | os.PathLike[str] | PairDataset],
     *,
     base_model: str | os.PathLike[str] | None = None,
+    loss: nn.Module | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     device: str | torch.device | None = None,
@@ -117,6 +120,7 @@ def reproduce(
         folder: a training run's output.
         data: the run's files, or data sets, in its order.
         base_model: the folder or name of the base model; None takes the name in the receipt.
+        loss: the run's loss, where it was not one of minilm's with one of minilm's similarities.
         output_dir: keep the new run's folder here; None throws it away.
         threads: None takes the run's number; the process's own is restored afterwards.
         device: None takes the run's kind.
@@ -151,12 +155,17 @@ def reproduce(
         raise CheckpointError(
             f"the weights in {folder} are not the receipt's\n  found    {found}\n  expected {receipt.weights}"
         )
+    loss = receipt.make_loss(loss)
     model = SentenceEncoder.from_pretrained(
         base_model or receipt.base_model,
-        device=device or receipt.environment["device"],
+        revision=None if base_model else receipt.base_model_revision,
+        device="cpu",
         dtype=getattr(torch, receipt.environment["dtype"]),
     )
     _prepare(model, result, receipt, base_model)
+    model.to(device or _device(receipt.environment["device"]))
+    for name, parameter in model.encoder.named_parameters():
+        parameter.requires_grad_(name not in receipt.frozen)
     say("base weights: the run's")
     before = {name: p.detach().cpu().clone() for name, p in model.encoder.named_parameters()}
 
@@ -176,7 +185,7 @@ def reproduce(
                 datasets,
                 recipe,
                 output_dir=target,
-                loss=receipt.make_loss(),
+                loss=loss,
                 evaluator=replay,
                 show_progress_bar=show_progress_bar,
             )
@@ -222,7 +231,7 @@ class _Replay:
         self._rows = {row.pop("step"): row for row in rows if len(row) > 1}
 
     def __call__(self, model: object, output_path: str | None = None, epoch: float = -1, steps: int = -1) -> Any:
-        return dict(self._rows.get(steps, {}))
+        return {name: math.nan if value is None else value for name, value in self._rows.get(steps, {}).items()}
 
 
 def _compare(
@@ -244,7 +253,7 @@ def _compare(
     differences = {}
     for name in COMPARED:
         off = {
-            step: abs(row[name] - now_rows[step][name])
+            step: abs(_number(row[name]) - _number(now_rows[step][name]))
             for step, row in then_rows.items()
             if row[name] != now_rows[step][name]
         }
@@ -273,6 +282,18 @@ def _compare(
         environment=changed,
         steps=len(then_rows),
     )
+
+
+def _number(value: float | None) -> float:
+    return math.inf if value is None else value  # the log's null: not finite
+
+
+def _device(kind: str) -> str:
+    """The run's kind of device, if this machine has it."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
+        raise InputError(f"the run was on {kind}, which this machine does not have; choose another with --device")
+    return kind
 
 
 def _flat(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 from torch import nn
 
 from minilm.checkpoint import weights_sha256
+from minilm.errors import MinilmError
+from minilm.evaluation.sequential import one_evaluator
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
@@ -40,15 +42,18 @@ def train_with_records(
     result. Its arguments and errors are that function's, and:
 
     Args:
-        base_model: the name that ``model`` was loaded by, for card and receipt. A folder's path is not
-            written to them.
+        base_model, base_model_revision: what ``model`` is on the hub, for card and receipt; unless given, what
+            it was loaded by, if its weights are still those. A folder's path is not written to them.
         data_files: the file of each data set, in order, for the receipt.
         card_samples: whether the card may show texts of the data.
     """
     recipe = recipe or TrainingRecipe.trainer()
     datasets = [datasets] if isinstance(datasets, PairDataset) else list(datasets)
     loss = loss if loss is not None else MultipleNegativesRankingLoss()
+    evaluator = one_evaluator(evaluator)
     base_weights = weights_sha256(model.encoder)
+    frozen = [name for name, parameter in model.encoder.named_parameters() if not parameter.requires_grad]
+    origin = _origin(model, base_weights)
     started = time.monotonic()
     result = train(
         model,
@@ -68,7 +73,9 @@ def train_with_records(
     if recipe.name == "fit" and evaluator is not None:
         # fit leaves the best evaluation's weights in the folder, the last step's in the model.
         model = SentenceEncoder.from_pretrained(output_dir, device=model.device)
-    if base_model and Path(base_model).exists():
+    if base_model is None:
+        base_model, base_model_revision = origin or (None, None)
+    elif Path(base_model).exists():
         base_model = None  # a path of this machine says nothing elsewhere, and may say too much
     receipt = make_receipt(
         output_dir,
@@ -80,7 +87,9 @@ def train_with_records(
         global_step=result.global_step,
         evaluator=evaluator,
         base_model=base_model,
+        base_model_revision=base_model_revision,
         data_files=data_files,
+        frozen=frozen,
     )
     receipt.save(output_dir)
     log = read_log(Path(output_dir) / LOG_FILE)
@@ -95,7 +104,7 @@ def train_with_records(
         base_model_revision=base_model_revision,
         loss=type(loss).__name__,
         loss_config={name: value for name, value in receipt.loss.items() if name != "class"},
-        hyperparameters=recipe.to_dict(),
+        hyperparameters=receipt.recipe,
         defaults=TrainingRecipe.trainer().to_dict(),
         evaluations=_evaluations(evaluator, metrics),
         training_log=[_card_row(row, primary) for row in log],
@@ -105,6 +114,17 @@ def train_with_records(
     card.save(output_dir)
     processes.wait()
     return result
+
+
+def _origin(model: SentenceEncoder, weights: str) -> tuple[str, str | None] | None:
+    """The name and revision that a model was loaded by, if its weights are those."""
+    if model.origin is None:
+        return None
+    try:
+        loaded = SentenceEncoder.from_pretrained(model.origin.folder, device="cpu", dtype=model.dtype)
+    except MinilmError:
+        return None
+    return (model.origin.name, model.origin.revision) if weights_sha256(loaded.encoder) == weights else None
 
 
 def _evaluations(evaluator: Any, metrics: dict[str, float]) -> list[EvaluationCard]:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import math
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +26,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from minilm.errors import InputError, NonFiniteError
+from minilm.checkpoint import check_parts
+from minilm.errors import CheckpointError, InputError, NonFiniteError
+from minilm.evaluation.sequential import metric_names, one_evaluator
 from minilm.layouts import PackedBatch, PaddedBatch, TokenIds
 from minilm.progress import progress
 from minilm.sentence_encoder import SentenceEncoder
@@ -33,11 +37,12 @@ from minilm.training.batches import BatchRows, batches_per_epoch, epoch_batches
 from minilm.training.checkpoints import TrainingState, checkpoint_path
 from minilm.training.data import PairDataset
 from minilm.training.dropout import with_quick_dropout
-from minilm.training.forwards import recomputed, replaced_forward
-from minilm.training.log import TrainingLog
+from minilm.training.forwards import in_half, recomputed, replaced_forward
+from minilm.training.log import LOG_FILE, TrainingLog
 from minilm.training.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
+    describe_loss,
     duplicate_ids,
 )
 from minilm.training.processes import Processes
@@ -78,7 +83,7 @@ def train(
     *,
     output_dir: str | Path,
     loss: nn.Module | None = None,
-    evaluator: Evaluator | None = None,
+    evaluator: Any = None,
     show_progress_bar: bool | None = None,
 ) -> TrainingResult:
     """Fine-tunes a model in place and writes its folder, log and checkpoints.
@@ -95,19 +100,22 @@ def train(
         loss: of losses.py, or a module of the same interface; None is
             ``MultipleNegativesRankingLoss()``.
         evaluator: ``evaluator(model, output_path=…, epoch=…, steps=…)`` → metrics by name, or one
-            number, as in sentence-transformers; run as ``recipe.eval_strategy`` says.
+            number, as in sentence-transformers; run as ``recipe.eval_strategy`` says. Several are one
+            :class:`~minilm.evaluation.SequentialEvaluator`. Where one fails, the run is saved before the
+            error leaves, and a resumed run begins with that evaluation.
         show_progress_bar: None shows one on a terminal.
 
     Raises:
-        InputError: data, recipe and output folder do not fit together; nothing was changed, unless only
-            the run could tell: an evaluation without ``metric_for_best_model``, or repeated texts that
-            leave ``no_duplicates`` without a batch.
-        NonFiniteError: a loss or gradient was infinite or not a number.
+        InputError: data, recipe, model and output folder do not fit together; nothing was changed, unless
+            only the run could tell: an evaluator of one's own without ``metric_for_best_model``, or
+            repeated texts that leave ``no_duplicates`` without a batch.
+        NonFiniteError: a loss, a gradient or a weight was infinite or not a number.
         OSError: something could not be written; checkpoints written before are unharmed.
     """
     recipe = recipe or TrainingRecipe.trainer()
     datasets = [datasets] if isinstance(datasets, PairDataset) else list(datasets)
     loss = loss if loss is not None else MultipleNegativesRankingLoss()
+    evaluator = one_evaluator(evaluator)
     output_dir = Path(output_dir)
     processes = Processes()
     if processes.count > 1:  # an incomplete batch would leave processes waiting for each other
@@ -135,16 +143,27 @@ def train(
         "recipe": recipe.to_dict(),
         "data": {dataset.name: dataset.sha256 for dataset in datasets},
         "model": {**model.encoder.config.to_dict(), "max_seq_length": model.max_seq_length},
-        "loss": _describe(loss),
+        "loss": describe_loss(loss),
         "processes": processes.count,
     }
     state = TrainingState()
     if start_from is not None:
         state = checkpoints.load_checkpoint(start_from, model, optimizer, identity, processes.rank)
-        scaler.load_state_dict(state.scaler)
+        try:
+            scaler.load_state_dict(state.scaler)
+        except (KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{start_from} is not a whole checkpoint: scaler: {error}") from None
+    if place := checkpoints.not_finite(model):
+        raise InputError(
+            f"the weights of {start_from or 'the model'} are broken: {place} holds a NaN or an infinity, so there is "
+            f"nothing to train from{'; ' + checkpoints.last_good(output_dir) if start_from else ''}"
+        )
+    if start_from is not None and processes.first:
+        checkpoints.carry_over(start_from, output_dir, state, best_model=recipe.name == "fit")
     loss_so_far = state.losses[processes.rank] if start_from is not None else 0.0
     loss_sum = torch.tensor(loss_so_far, device=model.device)  # since the last line of the log
     metrics: dict[str, float] = {}
+    taken: Sequence[BatchRows] = []  # the batches of the last step
 
     def due(kind: Literal["logging", "eval", "save"]) -> bool:
         at_end = state.global_step >= total_steps and kind != "logging"
@@ -164,32 +183,76 @@ def train(
         state.loss_step = state.global_step
         loss_sum.zero_()
 
-    def evaluate() -> bool:
+    def evaluate(draw: bool) -> bool:
         """Runs the evaluator; True if this is the best evaluation so far."""
+        check_finite()
+        random_states = checkpoints.random_states(model.device)
+        if draw:
+            draw_base_seed()  # the reference makes a data loader, though an evaluator needs none
         metrics.clear()
-        metrics.update(_evaluate(model, evaluator, recipe, processes, output_dir, epoch_now(), state.global_step))
+        try:
+            metrics.update(_evaluate(model, evaluator, processes, output_dir, epoch_now(), state.global_step))
+            best = _note_best(metrics, evaluator, recipe, state)
+        except BaseException as error:  # the weights are worth more than what the evaluator found wrong
+            save(random_states)
+            if processes.first:
+                what = str(error) or type(error).__name__
+                path = checkpoint_path(output_dir, state.global_step)
+                warnings.warn(
+                    f"the evaluation after step {state.global_step:,} ended with an error ({what:.200}); the weights "
+                    f"are in {path}, from which the run can be resumed",
+                    stacklevel=3,
+                )
+            raise
         log.write(step=state.global_step, epoch=epoch_now(), **metrics)
         log.metric = _metric_name(evaluator, recipe)
-        best = _note_best(metrics, evaluator, recipe, state)
         if best and recipe.name == "fit" and processes.first:
             model.save_pretrained(output_dir)
         return best
 
-    def save() -> None:
+    def check_finite(also: torch.optim.Optimizer | None = None) -> None:
+        if place := checkpoints.not_finite(model, also):
+            what = f"{place} holds a NaN or an infinity after step {state.global_step}"
+            raise _not_finite(what, state.global_step, datasets, taken, output_dir)
+
+    def save(random_states: dict[str, Tensor] | None = None) -> None:
+        check_finite(optimizer)
         state.losses = [value.item() for value in processes.all_states({"loss": loss_sum.cpu()}).values()]
         state.log_bytes, state.scaler = log.bytes, scaler.state_dict()
-        _save(output_dir, model, optimizer, recipe, state, identity, processes)
+        random_states = random_states or checkpoints.random_states(model.device)
+        _save(output_dir, model, optimizer, recipe, state, identity, random_states, processes)
+
+    def after_step() -> None:
+        state.unevaluated = due("eval")
+        best = state.unevaluated and evaluate(draw=True)
+        state.unevaluated = False
+        if due("save") or (best and recipe.save_strategy == "best"):
+            save()
 
     with ExitStack() as stack:
         stack.enter_context(_kept_memory())
-        log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, write=processes.first))
+        earlier = None if start_from is None else start_from.parent / LOG_FILE
+        log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, processes.first, earlier))
+        if processes.first and log.bytes < state.log_bytes:
+            warnings.warn(
+                f"{earlier} lacks what it had at step {state.global_step:,}: the log of this run will not be whole, "
+                "and minilm reproduce will refuse it",
+                stacklevel=2,
+            )
         show = show_progress_bar if processes.first else False
         bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
         bar.update(state.global_step)
         dropout = partial(with_quick_dropout, model) if recipe.layout == "packed" else nullcontext
+        if recipe.bf16 or recipe.fp16:
+            half = partial(
+                in_half, dtype=torch.bfloat16 if recipe.bf16 else torch.float16, device_type=model.device.type
+            )
+            stack.enter_context(replaced_forward([model], half))
         if recipe.gradient_checkpointing:
             stack.enter_context(replaced_forward(model.encoder.layers, recomputed))
 
+        if state.unevaluated:
+            after_step()
         for epoch in range(state.epoch, epochs):
             if state.batch == 0:  # not resumed within the epoch
                 draw_base_seed()
@@ -203,7 +266,8 @@ def train(
                     with nullcontext() if last else no_sync(), dropout():
                         value = batch_loss(wrapped, model, datasets, batch, loss, recipe, no_sync) / len(group)
                         if not value.isfinite():
-                            raise _not_finite("loss", value, state, datasets, group, output_dir)
+                            what = f"the loss of step {state.global_step + 1} is {value.item()}"
+                            raise _not_finite(what, state.global_step + 1, datasets, group, output_dir)
                         scaler.scale(value).backward()
                     loss_sum += value.detach()
                     state.batch += 1
@@ -215,7 +279,8 @@ def train(
                 scaler.unscale_(optimizer)
                 norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm or math.inf)
                 if not (norm.isfinite() or recipe.fp16):  # under fp16 the scaler leaves such a step out
-                    raise _not_finite("gradient norm", norm, state, datasets, group, output_dir)
+                    what = f"the gradient norm of step {state.global_step + 1} is {norm.item()}"
+                    raise _not_finite(what, state.global_step + 1, datasets, group, output_dir)
                 learning_rate = recipe.learning_rate_at(state.schedule_step, schedule_steps)
                 for parameters in optimizer.param_groups:
                     parameters["lr"] = learning_rate
@@ -230,12 +295,8 @@ def train(
                 bar.update()
                 if due("logging"):
                     log_line()
-                best = False
-                if due("eval"):
-                    draw_base_seed()  # the reference makes a data loader, though an evaluator needs none
-                    best = evaluate()
-                if due("save") or (best and recipe.save_strategy == "best"):
-                    save()
+                taken = group
+                after_step()
 
             if not state.batch:
                 raise InputError(
@@ -246,10 +307,9 @@ def train(
                 log_line()
             best = False
             if recipe.name == "fit" and evaluator is not None:
-                best = evaluate()
+                best = evaluate(draw=False)
             elif recipe.eval_strategy == "epoch":
-                draw_base_seed()
-                best = evaluate()
+                best = evaluate(draw=True)
             state.epoch, state.batch = epoch + 1, 0
             if recipe.save_strategy == "epoch" or (best and recipe.save_strategy == "best"):
                 save()
@@ -259,6 +319,13 @@ def train(
         state.total_loss += processes.mean(loss_sum).item()
         if recipe.load_best_model_at_end and state.best_checkpoint is not None:
             checkpoints.load_weights(checkpoint_path(output_dir, state.best_checkpoint), model)
+        if metrics and state.best_step is None and _keeps_best(recipe) and processes.first:
+            warnings.warn(
+                f"{_metric_name(evaluator, recipe)} was NaN in every evaluation, so none was the best: the model is "
+                "that of the last step",
+                stacklevel=2,
+            )
+        check_finite()
         model.eval()
         if processes.first and not (recipe.name == "fit" and state.best_step is not None):
             model.save_pretrained(output_dir)
@@ -308,20 +375,19 @@ def batch_loss(
 
 
 def _embed(forward: Callable[..., Any], model: SentenceEncoder, recipe: TrainingRecipe, ids: TokenIds) -> Tensor:
-    """Token ids of ``b`` texts → ``[b, D]``, in the recipe's layout and precision."""
-    low = torch.bfloat16 if recipe.bf16 else torch.float16
-    with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
-        if recipe.layout == "padded":
-            batch = PaddedBatch.from_ids(ids, model.tokenizer.pad_token_id).to(model.device)
-            vectors: Tensor = forward(batch).sentence_embedding
-        else:  # equal lengths side by side, then back into the order asked for
-            order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-            packed = PackedBatch.from_ids([ids[i] for i in order]).to(model.device)
-            # With dropout, torch's attention has no kernel of its own on the CPU: written out it is faster.
-            by_hand = model.device.type == "cpu" and model.encoder.config.attention_probs_dropout_prob > 0
-            output = forward(packed, attention="eager" if by_hand else "sdpa")
-            vectors = output.sentence_embedding[torch.tensor(order, device=model.device).argsort()]
-    return vectors.float() if recipe.bf16 or recipe.fp16 else vectors
+    """Token ids of ``b`` texts → ``[b, D]``, in the recipe's layout."""
+    vectors: Tensor
+    if recipe.layout == "padded":
+        batch = PaddedBatch.from_ids(ids, model.tokenizer.pad_token_id).to(model.device)
+        vectors = forward(batch).sentence_embedding
+        return vectors
+    # Equal lengths side by side, then back into the order asked for.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    packed = PackedBatch.from_ids([ids[i] for i in order]).to(model.device)
+    # With dropout, torch's attention has no kernel of its own on the CPU: written out it is faster.
+    by_hand = model.device.type == "cpu" and model.encoder.config.attention_probs_dropout_prob > 0
+    vectors = forward(packed, attention="eager" if by_hand else "sdpa").sentence_embedding
+    return vectors[torch.tensor(order, device=model.device).argsort()]
 
 
 def make_optimizer(model: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
@@ -356,7 +422,6 @@ def _schedule_steps(datasets: Sequence[PairDataset], recipe: TrainingRecipe, tot
 def _evaluate(
     model: SentenceEncoder,
     evaluator: Evaluator | None,
-    recipe: TrainingRecipe,
     processes: Processes,
     output_dir: Path,
     epoch: float,
@@ -364,21 +429,61 @@ def _evaluate(
 ) -> dict[str, float]:
     """The evaluator's metrics, their names beginning with ``eval_``; the same in every process."""
     metrics: dict[str, float] = {}
+    failure: BaseException | None = None
     if processes.first and evaluator is not None:
         folder = output_dir / "eval"
-        folder.mkdir(parents=True, exist_ok=True)
-        low = torch.bfloat16 if recipe.bf16 else torch.float16
-        with torch.autocast(model.device.type, low, enabled=recipe.bf16 or recipe.fp16):
-            found = evaluator(model, output_path=str(folder), epoch=epoch, steps=step)
-        found = found if isinstance(found, dict) else {"evaluator": found}
-        metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
-    return processes.share(metrics)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _raising_sigterm():
+                found = evaluator(model, output_path=str(folder), epoch=epoch, steps=step)
+            found = found if isinstance(found, dict) else {"evaluator": found}
+            metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
+        except BaseException as error:  # raised again below, when the other processes know of it
+            failure = error
+    metrics, failed = processes.share((metrics, failure is not None))
+    if failure is not None:
+        raise failure
+    if failed:
+        raise InputError("the evaluation ended with an error in the first process, which tells it")
+    return metrics
+
+
+@contextmanager
+def _raising_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises ``SystemExit``, so that what is under way can be saved; unless the program has a handler
+    of its own, or this is not the main thread, where Python allows none."""
+    if (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _metric_name(evaluator: Evaluator | None, recipe: TrainingRecipe) -> str:
     """The metric that tells the best model, as the log names it."""
     name = recipe.metric_for_best_model or getattr(evaluator, "primary_metric", None) or "evaluator"
     return f"eval_{name.removeprefix('eval_')}"
+
+
+def _keeps_best(recipe: TrainingRecipe) -> bool:
+    return recipe.load_best_model_at_end or recipe.save_strategy == "best" or recipe.name == "fit"
+
+
+def _no_metric(name: str, names: Iterable[str]) -> InputError:
+    return InputError(
+        f"the evaluation has no metric {name.removeprefix('eval_')!r} to tell the best model by; set "
+        f"metric_for_best_model to one of {', '.join(n.removeprefix('eval_') for n in names)}"
+    )
 
 
 def _note_best(
@@ -388,12 +493,11 @@ def _note_best(
     name = _metric_name(evaluator, recipe)
     if name not in metrics:
         if recipe.metric_for_best_model or recipe.load_best_model_at_end or recipe.save_strategy == "best":
-            raise InputError(
-                f"the evaluation has no metric {name.removeprefix('eval_')!r} to tell the best model by; set "
-                f"metric_for_best_model to one of {', '.join(n.removeprefix('eval_') for n in metrics)}"
-            )
+            raise _no_metric(name, metrics)
         return False
     value = metrics[name]
+    if math.isnan(value) and _keeps_best(recipe):
+        warnings.warn(f"{name} is NaN after step {state.global_step:,}; this evaluation is not the best", stacklevel=4)
     greater = recipe.greater_is_better
     if greater is None:
         greater = getattr(evaluator, "greater_is_better", not name.endswith("loss"))
@@ -411,12 +515,13 @@ def _save(
     recipe: TrainingRecipe,
     state: TrainingState,
     identity: dict[str, Any],
+    random_states: dict[str, Tensor],
     processes: Processes,
 ) -> None:
     path = checkpoint_path(output_dir, state.global_step)
     if state.best_step == state.global_step:
         state.best_checkpoint = state.best_step
-    random_states = processes.all_states(checkpoints.random_states(model.device))
+    random_states = processes.all_states(random_states)
     if processes.first:
         checkpoints.save_checkpoint(path, model, optimizer, state, identity, random_states)
         checkpoints.rotate_checkpoints(output_dir, recipe.save_total_limit, state.best_checkpoint)
@@ -453,11 +558,23 @@ def _check(
 ) -> None:
     if not datasets:
         raise InputError("there is no data set to train on")
+    if not isinstance(loss, nn.Module):
+        raise InputError(f"loss is {loss!r:.80}, expected a loss, such as MultipleNegativesRankingLoss()")
+    if evaluator is not None and not callable(evaluator):
+        raise InputError(f"evaluator is {evaluator!r:.80}, expected one that can be called with the model")
+    check_parts(model, model.encoder.config, "encoder.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("every weight of the model is frozen (requires_grad is False); there is nothing to train")
     names = [dataset.name for dataset in datasets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two data sets are called {', '.join(twice)}; give each a name of its own")
     if recipe.eval_strategy != "no" and evaluator is None:
         raise InputError(f"eval_strategy is {recipe.eval_strategy!r}, but there is no evaluator to run")
+    if evaluator is not None and recipe.metric_for_best_model is not None:
+        names = metric_names(evaluator, model)
+        wanted = recipe.metric_for_best_model.removeprefix("eval_")
+        if names and wanted not in [name.removeprefix("eval_") for name in names]:
+            raise _no_metric(wanted, names)
     if recipe.fp16 and model.device.type != "cuda":
         raise InputError(f"fp16 needs CUDA, but the model is on {model.device.type}; use bf16")
     if any(True for _ in loss.parameters()):
@@ -485,10 +602,11 @@ def _warn(
                 stacklevel=3,
             )
         unmasked = recipe.batch_sampler != "no_duplicates" and not recipe.mask_duplicates
-        if unmasked and (repeated := dataset.duplicates):
+        if unmasked and (repeated := _repeated(dataset)):
             warnings.warn(
-                f"{dataset.name}: {repeated:,} of {len(dataset):,} rows repeat an earlier one; in the same batch they "
-                "count as wrong answers to each other. Set batch_sampler to no_duplicates, or mask_duplicates",
+                f"{dataset.name}: {repeated:,} of {len(dataset):,} rows repeat an earlier one's anchor or positive; in "
+                "the same batch they count as wrong answers to each other. Set mask_duplicates (--mask_duplicates), or "
+                "batch_sampler to no_duplicates",
                 stacklevel=3,
             )
         if min(len(dataset), recipe.per_device_train_batch_size) == 1 and len(dataset.columns) == 2:
@@ -496,6 +614,18 @@ def _warn(
                 f"{dataset.name}: a batch of one pair has no wrong answers: its loss is 0 and it teaches nothing",
                 stacklevel=3,
             )
+
+
+def _repeated(dataset: PairDataset) -> int:
+    """The number of rows whose anchor or positive is that of an earlier row."""
+    anchors, positives = list(dataset.columns.values())[:2]
+    seen: tuple[set[str], set[str]] = (set(), set())
+    count = 0
+    for anchor, positive in zip(anchors, positives, strict=True):
+        count += anchor in seen[0] or positive in seen[1]
+        seen[0].add(anchor)
+        seen[1].add(positive)
+    return count
 
 
 def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:
@@ -518,29 +648,16 @@ def _find_start(output_dir: Path, recipe: TrainingRecipe) -> Path | None:
     return path if isinstance(resume, str) else None
 
 
-def _describe(loss: nn.Module) -> dict[str, Any]:
-    settings: Callable[[], dict[str, Any]] = getattr(loss, "get_config_dict", dict)
-    return {"class": type(loss).__name__, **settings()}
-
-
 def _not_finite(
-    what: str,
-    value: Tensor,
-    state: TrainingState,
-    datasets: Sequence[PairDataset],
-    group: Sequence[BatchRows],
-    output_dir: Path,
+    what: str, step: int, datasets: Sequence[PairDataset], group: Sequence[BatchRows], output_dir: Path
 ) -> NonFiniteError:
-    step = state.global_step + 1
     texts = [list(row) for batch in group for row in zip(*datasets[batch.dataset].rows(batch.rows), strict=True)]
     places = "; ".join(f"{datasets[batch.dataset].name} rows {', '.join(map(str, batch.rows))}" for batch in group)
     shown = "\n  ".join(" | ".join(f"{text!r:.60}" for text in row) for row in texts[:8])
-    last = next(reversed(checkpoints.checkpoints(output_dir)), None)
-    kept = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
+    kept = checkpoints.last_good(output_dir)
     return NonFiniteError(
-        f"the {what} of step {step} is {value.item()}, so training stopped before it. {kept} The texts of the step "
-        f"({places}) begin:\n  {shown}\nCommon causes: a learning rate that is too high, fp16, or weights that "
-        "already held such numbers.",
+        f"{what}, so training stopped; {kept}. The texts of the step ({places}) begin:\n  {shown}\nCommon causes: a "
+        "learning rate that is too high, fp16, or gradients that are not clipped.",
         step,
         texts,
     )

@@ -395,7 +395,7 @@ def are_numbers(columns: Sequence[str]) -> bool:
 def _is_name(cell: str) -> bool:
     """``sentence_A``, ``questionText``, ``#1 String``: parted into words, one is of :data:`NAMES`; with spaces, all."""
     words = [word.casefold() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", cell)]
-    known = [word in NAMES for word in words if len(word) > 1]
+    known = [word in NAMES or word.removesuffix("s") in NAMES for word in words if len(word) > 1]
     return len(words) <= 4 and (all(known) and bool(known) if " " in cell else any(known))
 
 

@@ -7,7 +7,7 @@ import io
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -155,15 +155,9 @@ class BaseEvaluator(ABC):
         """The vectors of texts, ``[n, D]``, by one of the model's encode methods; NumPy unless
         ``options`` ask for a tensor. Notices name texts by their ``ids``, where they have any."""
 
-        def warn_of_cut(lost: Mapping[int, int]) -> None:
-            assert ids is not None
-            shown = ", ".join(f"{ids[i]!r} by {tokens:,}" for i, tokens in list(lost.items())[:5])
-            more = f" and {len(lost) - 5:,} more" if len(lost) > 5 else ""
-            message = f"{len(lost):,} of {len(texts):,} texts are over the limit of tokens, of _id {shown}{more}"
-            warnings.warn(TruncationWarning(f"{message}; the rest of each was cut off", lost), stacklevel=6)
-
+        lost: dict[int, int] = {}
         if ids is not None:
-            options["truncation"] = warn_of_cut
+            options["truncation"] = lost.update
         vectors = encode(
             texts,
             batch_size=self.batch_size,
@@ -172,6 +166,11 @@ class BaseEvaluator(ABC):
             layout=self.layout,
             **options,
         )
+        if ids is not None and lost:
+            shown = ", ".join(f"{ids[index]!r} by {tokens:,}" for index, tokens in list(lost.items())[:5])
+            more = f" and {len(lost) - 5:,} more" if len(lost) > 5 else ""
+            message = f"{len(lost):,} of {len(texts):,} texts are over the limit of tokens, of _id {shown}{more}"
+            warnings.warn(TruncationWarning(f"{message}; the rest of each was cut off", lost), stacklevel=5)
         finite = torch.as_tensor(vectors).isfinite().all(dim=-1)
         if not finite.all():
             broken = (~finite).nonzero()[:, 0].tolist()

@@ -141,7 +141,8 @@ class PairDataset:
 
 
 def _place(column: str) -> int | None:
-    return PLACES.get(re.sub(r"^negative[ _-]?\d+$", "negative", column.casefold()))
+    name = re.sub(r"^(negatives?)[ _-]?\d+$", r"\1", column.casefold())
+    return PLACES.get(name, PLACES.get(name.removesuffix("s")))
 
 
 def _is_identifier(column: str) -> bool:

@@ -71,6 +71,10 @@ class TruncationWarning(UserWarning):
         self.tokens_lost = dict(tokens_lost)
 
 
+class ColumnWarning(UserWarning):
+    """Columns of a data set are likely in another order than they were meant to be."""
+
+
 class SlowPrecisionWarning(UserWarning):
     """The processor has no instructions for the weights' type and emulates it."""
 

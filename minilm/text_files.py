@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
 from minilm.errors import InputError
+from minilm.tables import delimited_rows, header_names, json_rows
 
 
 def read_texts(path: str, field: str | None = None, column: str | None = None) -> Iterator[str]:
     """The texts of a file, or of standard input when ``path`` is ``"-"``.
 
     Args:
-        path: UTF-8 text, with or without a byte-order mark.
+        path: UTF-8 text, with or without a byte-order mark. Lines end in LF, CRLF or CR, and at no
+            other character.
         field: read JSONL, one object a line, and take this field.
-        column: read CSV with a header (TSV when the name ends in .tsv), and take this column.
+        column: read CSV or TSV, as :mod:`minilm.tables` tells them, and take this column of its header;
+            or, without a header, the column of this number, counted from 1. TSV is kept in memory whole.
             With neither, every line is a text, empty ones included, so that line i is row i.
 
     Raises:
@@ -39,15 +42,18 @@ def read_texts(path: str, field: str | None = None, column: str | None = None) -
 
 
 def count_lines(path: str) -> int | None:
-    """How many lines a file has, quickly; None for standard input and for what is not a plain file."""
+    """How many lines :func:`read_texts` finds in a file, quickly; None for standard input and for what is not a
+    plain file."""
     if path == "-" or not Path(path).is_file():
         return None
-    lines, last = 0, b"\n"
+    lines, last = 0, b""
     with open(path, "rb") as file:
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
         while block := file.read(1 << 20):
-            lines += block.count(b"\n")
+            lines += block.count(b"\n") + block.count(b"\r") - (last + block).count(b"\r\n")
             last = block[-1:]
-    return lines + (last != b"\n")
+    return lines + (last not in (b"", b"\n", b"\r"))
 
 
 def read_lines(path: str) -> list[str]:
@@ -73,38 +79,27 @@ def _open(path: str, newline: str | None) -> Iterator[TextIO]:
 
 
 def _field(file: TextIO, path: str, field: str) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: not valid JSON: {error}") from None
-        if not isinstance(record, dict) or field not in record:
-            there = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-            raise InputError(f"{path}, line {number}: no field {field!r}; there is {there or 'nothing'}")
+    for number, record in json_rows(path, file):
+        if field not in record:
+            there = ", ".join(map(repr, record)) or "nothing"
+            raise InputError(f"{path}, line {number}: no field {field!r}; there is {there}")
         if not isinstance(record[field], str):
             raise InputError(f"{path}, line {number}: field {field!r} is {record[field]!r}, expected a string")
         yield record[field]
 
 
 def _column(file: TextIO, path: str, column: str) -> Iterator[str]:
-    limit = csv.field_size_limit(2**31 - 1)  # a text may be longer than the module's 128 KiB
-    rows = csv.reader(file, delimiter="\t" if path.lower().endswith(".tsv") else ",", strict=True)
-    try:
-        header = next(rows, None)
-        if header is None:
-            return
-        if column not in header:
-            raise InputError(f"{path}: no column {column!r}; the header has {', '.join(map(repr, header))}")
-        place = header.index(column)
-        for row in rows:
-            if not row:
-                continue
-            if len(row) != len(header):
-                raise InputError(f"{path}, line {rows.line_num}: {len(row)} cells, but the header has {len(header)}")
-            yield row[place]
-    except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: not valid CSV: {error}") from None
-    finally:
-        csv.field_size_limit(limit)
+    rows = delimited_rows(path, file)
+    first = next(rows, None)
+    if first is None:
+        return
+    line, cells = first
+    header = header_names(path, line, cells, [column])
+    names = header or [str(i + 1) for i in range(len(cells))]
+    if column not in names:
+        raise InputError(f"{path}: no column {column!r}; there is {', '.join(map(repr, names))}")
+    place = names.index(column)
+    for line, cells in rows if header else chain([first], rows):
+        if len(cells) != len(names):
+            raise InputError(f"{path}, line {line}: found {len(cells)} cells, expected {len(names)}")
+        yield cells[place]

@@ -18,7 +18,7 @@ from sklearn.metrics import matthews_corrcoef as reference_matthews
 
 from minilm import SentenceEncoder
 from minilm import similarity as sim
-from minilm.errors import InputError
+from minilm.errors import InputError, TruncationWarning
 from minilm.evaluation import (
     BinaryClassificationEvaluator,
     EmbeddingSimilarityEvaluator,
@@ -265,7 +265,8 @@ def test_evaluation_draws_no_random_number(model, real_evaluators):
 
 
 def results(relevant, relevant_docs):
-    return measures.RankedResults(np.array(relevant, dtype=bool), np.array(relevant_docs))
+    ideal = np.arange(len(relevant[0])) < np.array(relevant_docs)[:, None]
+    return measures.RankedResults(np.array(relevant, dtype=float), np.array(relevant_docs), ideal.astype(float))
 
 
 def test_mrr_of_three_queries():
@@ -389,13 +390,21 @@ def test_a_broken_model_is_an_error_and_not_a_number():
             evaluator(Broken())
 
 
-def test_a_csv_file_with_other_columns_is_left_alone(tmp_path):
+def test_a_csv_file_with_other_columns_costs_no_metric(tmp_path):
+    """It is left alone, and the row is written beside it, however often."""
     evaluator = EmbeddingSimilarityEvaluator(texts("a", 3), texts("b", 3), [1, 2, 3])
     evaluator(HashModel(), tmp_path)
-    before = (tmp_path / evaluator.csv_file).read_bytes()
-    with pytest.raises(InputError, match=r"has the columns 'epoch,steps,cosine_pearson,cosine_spearman', expected"):
-        evaluator(HashModel(similarity_fn_name="dot"), tmp_path)
-    assert (tmp_path / evaluator.csv_file).read_bytes() == before
+    path = tmp_path / evaluator.csv_file
+    before = path.read_bytes()
+    beside = path.with_name("similarity_evaluation_results_2.csv")
+    for rows in (1, 2):
+        with pytest.warns(UserWarning, match="has other columns; the row is in similarity_evaluation_results_2.csv"):
+            assert "spearman_dot" in evaluator(HashModel(similarity_fn_name="dot"), tmp_path)
+        assert len(list(csv.DictReader(beside.open()))) == rows
+    assert path.read_bytes() == before
+    path.write_bytes(before.rstrip())  # without an end of line, the new row still has a line of its own
+    evaluator(HashModel(), tmp_path)
+    assert [row["epoch"] for row in csv.DictReader(path.open())] == ["-1", "-1"]
 
 
 def test_no_csv_file_unless_wanted(tmp_path):
@@ -505,6 +514,75 @@ def test_bootstraps_that_make_no_sense():
             paired_bootstrap(outcome([1]), outcome([1]), **options)
 
 
+# ---- grades and ids -----------------------------------------------------------------------------
+
+
+def ranking(order, grades, **options):
+    """The metrics of one query whose documents come in this order."""
+    place = {document: len(order) - i for i, document in enumerate(order)}
+    evaluator = InformationRetrievalEvaluator(
+        {"q": "query"},
+        {document: document for document in order},
+        {"q": grades},
+        score_functions={"s": lambda queries, documents: torch.tensor([[float(place[d]) for d in order]])},
+        accuracy_at_k=[1],
+        ndcg_at_k=[2, 10],
+        **options,
+    )
+    return evaluator(HashModel())
+
+
+def test_ndcg_of_grades_on_paper():
+    """Linear gains: trec_eval's ndcg_cut gives 0.6788 and 0.8175 for these."""
+    found = ranking(["a", "b", "c", "d"], {"a": 1, "b": 3, "c": 2, "d": 0, "not there": -1})
+    best = 3 + 2 / math.log2(3)
+    assert found["s_ndcg@2"] == (1 + 3 / math.log2(3)) / best == 0.6787622294601761
+    assert found["s_ndcg@10"] == pytest.approx((1 + 3 / math.log2(3) + 2 / 2) / (best + 1 / 2))
+    assert (found["s_accuracy@1"], found["s_recall@3"]) == (1.0, 1.0)  # every grade above 0 is relevant
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_equal_grades_are_the_references_relevance(model, tmp_path):
+    grades = {query: dict.fromkeys(documents, 1) for query, documents in RELEVANT.items()}
+    ours = InformationRetrievalEvaluator(QUERIES, CORPUS, grades)
+    theirs = reference_evaluation.InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT)
+    assert_same(ours, theirs, model, tmp_path)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 50_000])
+def test_the_document_with_the_querys_own_id_is_left_out_where_asked(chunk):
+    args = {"q": "query"}, {"a": "query", "q": "query", "b": "other"}, {"q": {"a"}}
+    options = {"corpus_chunk_size": chunk, "mrr_at_k": [1], "precision_recall_at_k": [1], "ndcg_at_k": [1],
+               "accuracy_at_k": [1], "map_at_k": [1], "corpus_prompt_name": "query"}  # fmt: skip
+    same = HashModel()
+    args[1]["a"] = "another"
+    assert InformationRetrievalEvaluator(*args, **options)(same)["cosine_accuracy@1"] == 0
+    evaluator = InformationRetrievalEvaluator(*args, **options, ignore_identical_ids=True)
+    hits = evaluator.search(same, {"cosine": same.similarity})["cosine"][0]
+    assert len(hits) == 1 and hits[0][1] != "q"
+    assert evaluator.get_config_dict()["ignore_identical_ids"] is True
+
+
+def test_ids_may_be_numbers_and_texts():
+    corpus = {2: "same", "b": "same", 10: "same", "a": "same", "1": "other"}
+    evaluator = InformationRetrievalEvaluator({1: "query"}, corpus, {1: {10, "b"}})
+    hits = evaluator.search(HashModel(), {"cosine": HashModel().similarity})["cosine"][0]
+    assert [document for _, document in hits if corpus[document] == "same"] == [2, 10, "a", "b"]
+    assert evaluator(HashModel())["cosine_recall@5"] == 1
+    with pytest.raises(
+        InputError, match="has the document 1 for the query 1, but the corpus has '1'; give ids one type"
+    ):
+        InformationRetrievalEvaluator({1: "query"}, corpus, {1: {1}})
+
+
+def test_notices_name_documents_by_their_id(tiny_bert):
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
+    model.max_seq_length = 8
+    corpus = {"short": "a cat", "long one": "a cat " * 20}
+    with pytest.warns(TruncationWarning, match=r"1 of 2 texts are over the limit of tokens, of _id 'long one' by \d+"):
+        InformationRetrievalEvaluator({"q": "a cat"}, corpus, {"q": {"short"}})(model)
+
+
 # ---- files and the command ----------------------------------------------------------------------
 
 
@@ -532,19 +610,57 @@ def test_beir(beir):
     found = load_beir(beir())
     assert found.corpus == {"d1": "Cats They purr.", "d2": "Dogs bark.", "d3": "Cows moo."}
     assert found.queries == {"q1": "Which animal purrs?", "q2": "What barks?"}
-    assert found.relevant_docs == {"q1": {"d1"}, "q2": {"d2"}}
+    assert found.relevant_docs == {"q1": {"d1": 2}, "q2": {"d2": 1}}
+
+
+@pytest.mark.parametrize(
+    "qrels",
+    [
+        "q1 0 d1 2\nq1 0 d3 0\nq2 0 d2 1\n",
+        "q1\t0\td1\t2\nq1\t0\td3\t-1\nq2\t0\td2\t1\n",
+        "q1   Q0 d1\t 2\nq2   Q0 d2   1\n".replace("\t", ""),
+        "corpus-id\tquery-id\tscore\nd1\tq1\t2\nd2\tq2\t1\n",
+        "q1 d1 2\r\nq2 d2 1",
+    ],
+)
+def test_qrels_of_trec_and_of_beir(beir, qrels):
+    assert load_beir(beir(qrels=qrels)).relevant_docs == {"q1": {"d1": 2}, "q2": {"d2": 1}}
+
+
+def test_topics_and_collections_of_trec(beir):
+    folder = beir(qrels="1 0 7 1\n")
+    for name in ("corpus", "queries"):
+        (folder / f"{name}.jsonl").unlink()
+    (folder / "corpus.tsv").write_text('7\t"Cats" purr, they say.\n8\t"Dogs bark.\n')
+    (folder / "queries.tsv").write_text("1\tWhich animal purrs?\n")
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "test.txt")
+    found = load_beir(folder)
+    assert found.corpus == {"7": '"Cats" purr, they say.', "8": '"Dogs bark.'}
+    assert (found.queries, found.relevant_docs) == ({"1": "Which animal purrs?"}, {"1": {"7": 1}})
+
+
+def test_ids_that_are_numbers_are_their_digits(beir):
+    folder = beir(
+        [{"_id": 5, "text": "a"}, {"_id": "six", "text": "b"}], [{"_id": "1", "text": "q"}], qrels="1\t5\t1\n"
+    )
+    found = load_beir(folder)
+    assert (list(found.corpus), found.relevant_docs) == (["5", "six"], {"1": {"5": 1}})
+    with pytest.raises(InputError, match="line 2: there is a second '5'"):
+        load_beir(beir([{"_id": 5, "text": "a"}, {"_id": "5", "text": "b"}], [{"_id": "1", "text": "q"}]))
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ({"qrels": "q1\td1\t1\nq9\td1\t1\n"}, r"test\.tsv, line 2: there is no query 'q9' in queries\.jsonl"),
-        ({"qrels": "q1\td9\t1\n"}, r"test\.tsv, line 1: there is no document 'd9' in corpus\.jsonl"),
+        ({"qrels": "q1\td1\t1\nq9\td1\t1\n"}, r"test\.tsv, line 2: there is no query 'q9' in the queries"),
+        ({"qrels": "q1\td9\t1\n"}, r"test\.tsv, line 1: there is no document 'd9' in the corpus"),
         ({"qrels": "q1\td1\t0\n"}, "has no score above 0"),
-        ({"qrels": "q1\td1\n"}, r"test\.tsv, line 1: found 2 cells, expected 3"),
+        ({"qrels": "q1\td1\n"}, r"test\.tsv, line 1: this may be a header or data: 'q1', 'd1'"),
         ({"corpus": [{"_id": "d1", "text": "a"}, {"_id": "d1", "text": "b"}]}, "line 2: there is a second 'd1'"),
         ({"corpus": [{"_id": "d1", "text": "a", "title": 3}]}, "line 1: title is 3, expected a text"),
-        ({"queries": [{"_id": 1, "text": "a"}]}, r"queries\.jsonl, line 1: _id is 1, expected a text"),
+        ({"queries": [{"_id": 1.5, "text": "a"}]}, r"queries\.jsonl, line 1: _id is 1.5, expected a text"),
+        ({"qrels": "q1 0 d1 2 extra\n"}, r"test\.tsv, line 1: found 5 cells, expected query-id, corpus-id, score"),
+        ({"qrels": "query-id corpus-id grade\nq1 d1 2\n"}, "line 1: the header has no 'score'"),
     ],
 )
 def test_broken_beir_folders(beir, broken, message):
@@ -569,7 +685,7 @@ def evaluate(*argv):
 def stub_models(monkeypatch):
     """Names in place of folders: ``a`` and ``b``, two models that differ."""
     models = {"a": HashModel("a"), "b": HashModel("b"), "d": HashModel("d", similarity_fn_name="dot")}
-    monkeypatch.setattr(SentenceEncoder, "from_pretrained", lambda name, device=None: models[name])
+    monkeypatch.setattr(SentenceEncoder, "from_pretrained", lambda name, **options: models[name])
 
 
 @pytest.fixture
@@ -638,8 +754,30 @@ def test_the_command_on_every_kind_of_data(stub_models, beir, tmp_path, capsys):
         assert f"{primary} *" in capsys.readouterr().out
     assert evaluate("a", "--retrieval", beir(), "--similarity", "dot", "manhattan") == 0
     out = capsys.readouterr().out
-    assert "2 queries in 3 documents" in out
+    assert "2 queries in 3 documents, relevant to a grade of 1 to 2" in out
     assert "manhattan_map@100" in out and "dot_accuracy@1" in out
+
+
+def test_the_command_says_which_columns_it_read(stub_models, tmp_path, capsys):
+    path = tmp_path / "sts.csv"
+    path.write_text("id\tx\t0.5\ta cat\ta dog\n" + "id\ty\t1.0\ta cat\ta kitten\n" * 2)
+    assert evaluate("a", "--sts", path, "--columns", "4", "5", "3") == 0
+    captured = capsys.readouterr()
+    assert "sts.csv: 3 rows without a header; columns sentence1 = 4, sentence2 = 5, score = 3" in captured.err
+    assert "3 pairs" in captured.out
+    path.write_text("query,pos,neg\na cat,b,c\n")
+    with pytest.raises(InputError, match="the header has no 'anchor', 'positive', 'negative'"):
+        evaluate("a", "--triplets", path)
+    assert evaluate("a", "--triplets", path, "--columns", "query", "pos", "neg") == 0
+    assert "1 rows; columns anchor = query, positive = pos, negative = neg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.filterwarnings("ignore:this processor emulates")
+def test_the_command_computes_in_any_type(tiny_bert, beir, sts, dtype, capsys):
+    for option, data, metric in (("--retrieval", beir(), "cosine_ndcg@10 *"), ("--sts", sts, "spearman_cosine *")):
+        assert evaluate(tiny_bert, option, data, "--dtype", dtype, "--device", "cpu") == 0
+        assert metric in capsys.readouterr().out
 
 
 def test_a_metric_without_a_value_is_null_in_json(stub_models, tmp_path, capsys):
@@ -658,7 +796,9 @@ def test_a_metric_without_a_value_is_null_in_json(stub_models, tmp_path, capsys)
     ("argv", "message"),
     [
         (["--sts", "none.csv"], "cannot read none.csv"),
-        (["--sts", "none.txt"], "none.txt ends in '.txt'"),
+        (["--sts", "none.pdf"], "none.pdf ends in '.pdf'"),
+        (["--sts", "none.csv", "--ignore-identical-ids"], "--retrieval, which is not given"),
+        (["--retrieval", "none", "--columns", "a"], "--columns is of --sts, --triplets and --pairs"),
         (["--retrieval", "none"], "none is no folder"),
         (["--sts", "none.csv", "--resamples", "0"], "--resamples is 0"),
         (["--sts", "none.csv", "--seed", "1"], "only one is given"),

@@ -293,7 +293,10 @@ def test_pairs_are_read_with_and_without_scores(tmp_path: Path) -> None:
     file.write_text("sentence1,sentence2\none,two\n")
     assert read_pairs(file) == ([("one", "two")], None)
     file.write_text("one,two\nthree,four\n")
-    assert read_pairs(file) == ([("one", "two"), ("three", "four")], None)
+    with pytest.raises(InputError, match="line 1: this has no 'sentence1', 'sentence2', and may be a header or data"):
+        read_pairs(file)
+    file.write_text("One is less than two.,two\nthree,four\n")
+    assert read_pairs(file) == ([("One is less than two.", "two"), ("three", "four")], None)
     file.write_text("one,two,2.5\nthree,four,\n")
     with pytest.raises(InputError, match="line 2: score is '', expected a finite number"):
         read_pairs(file)

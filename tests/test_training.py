@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+import warnings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -22,7 +23,7 @@ from torch import nn
 from training_runs import docstring_pairs, write_tiny_model
 
 from minilm import SentenceEncoder
-from minilm.errors import InputError, MinilmError, TextTypeError
+from minilm.errors import ColumnWarning, InputError, MinilmError, TextTypeError
 from minilm.tolerances import TRAINING_REORDERED
 from minilm.training import (
     CachedMultipleNegativesRankingLoss,
@@ -144,7 +145,17 @@ def test_learning_rate_by_hand() -> None:
         ("a.tsv", "anchor\tpositive\nx\ty\nz\n", "line 3: found 1 cells, expected 2"),
         ("a.csv", 'anchor,positive\nx,"y\n', "line 2: .*quote"),
         ("a.jsonl", '{"a": "x", "b": "y", "label": "1"}\n', "'label' holds labels"),
-        ("a.txt", "x\ty\n", "expected one of"),
+        ("a.pdf", "x\ty\n", "expected one of"),
+        ("a.csv", ",anchor,positive\n0,a,b\n", "index 0 is named '', .*: --columns anchor positive"),
+        ("a.csv", "anchor,positive,\na,b,\n", "index 2 is named '', .*: --columns anchor positive"),
+        ("a.csv", "id,positive,anchor\n1,a,b\n2,c,d\n", "'id' holds numbers alone, .*: --columns anchor positive"),
+        (
+            "a.jsonl",
+            '{"n": 1, "anchor": "a", "positive": "b"}',
+            "'n' holds numbers alone, .*: --columns anchor positive",
+        ),
+        ("a.csv", "sentence1,sentence2,similarity\na,b,0.5\n", "'similarity' holds numbers alone"),
+        ("a.csv", "cat,kitten\ndog,puppy\n", "line 1: this may be a header or data: 'cat', 'kitten'"),
     ],
 )
 def test_a_file_that_cannot_be_used(name: str, content: str, message: str, tmp_path: Path) -> None:
@@ -166,6 +177,64 @@ def test_columns_are_taken_as_asked(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,question,answer\n1,q1,a1\n2,q2,a2\n")
     data = PairDataset.from_file(tmp_path / "a.csv", ["answer", "question"])
     assert (data.name, dict(data.columns)) == ("a", {"answer": ["a1", "a2"], "question": ["q1", "q2"]})
+    data = PairDataset.from_file(tmp_path / "a.csv", ["id", "answer"])  # whoever asks for it, means it
+    assert data.columns == {"id": ["1", "2"], "answer": ["a1", "a2"]}
+    (tmp_path / "a.tsv").write_text("A cat sleeps here.\tA kitten.\nA dog.\tPuppy\n")
+    one, two = ["A cat sleeps here.", "A dog."], ["A kitten.", "Puppy"]
+    for columns, expected in ((None, {"1": one, "2": two}), ([2, 1], {"2": two, "1": one})):
+        data = PairDataset.from_file(tmp_path / "a.tsv", columns)
+        assert data.columns == expected
+        assert PairDataset.from_file(tmp_path / "a.tsv", list(data.columns)).sha256 == data.sha256
+
+
+@pytest.mark.parametrize(
+    ("names", "column", "order"),
+    [
+        ("positive anchor", "positive", "anchor positive"),
+        ("answer question", "answer", "question answer"),
+        ("response query", "response", "query response"),
+        ("anchor negative positive", "negative", "anchor positive negative"),
+        ("anchor negative_1 positive", "negative_1", "anchor positive negative_1"),
+        ("Positive Anchor", "Positive", "Anchor Positive"),
+        ("entailment hypothesis contradiction", "entailment", "hypothesis entailment contradiction"),
+        ("text question", "question", "question text"),
+        ("anchor positive", None, None),
+        ("anchor positive negative_1 negative_2", None, None),
+        ("question answer negative", None, None),
+        ("sentence1 sentence2", None, None),
+        ("text_a text_b", None, None),
+        ("question1 question2", None, None),
+        ("premise hypothesis", None, None),
+        ("positives anchors", "positives", "anchors positives"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Python", "a.jsonl", "a.csv"])
+def test_columns_in_an_unusual_order_are_named(
+    names: str, column: str | None, order: str, kind: str, tmp_path: Path
+) -> None:
+    columns = {name: ["x", "y"] for name in names.split()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    (tmp_path / "a.csv").write_text(",".join(columns) + "\n" + "".join(",".join(r.values()) + "\n" for r in rows))
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = PairDataset("a", columns) if kind == "Python" else PairDataset.from_file(tmp_path / kind)
+    assert list(data.columns) == names.split()
+    messages = [str(warning.message) for warning in caught]
+    if column is None:
+        assert not messages
+    else:
+        assert len(messages) == 1 and f"column {column!r} is at index" in messages[0]
+        assert f"in order: --columns {order}, or columns={order.split()}" in messages[0]
+
+
+def test_a_column_of_identifiers_is_named() -> None:
+    with pytest.warns(ColumnWarning, match="'doc_id' holds identifiers.* --columns query text"):
+        PairDataset("a", {"query": ["x"], "doc_id": ["d1"], "text": ["y"]})
+    with pytest.raises(InputError, match="index 0 is named '', expected a name"):
+        PairDataset("a", {"": ["x"], "anchor": ["d1"], "positive": ["y"]})
+    with pytest.raises(InputError, match="index 0 is named 0, expected a name"):
+        PairDataset("a", {0: ["x"], 1: ["d1"]})  # type: ignore[dict-item]
 
 
 texts = st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9)), min_size=1, max_size=9)
@@ -372,6 +441,51 @@ def test_command_trains(tiny_bert: Path, tmp_path: Path, pairs_file: str, capsys
     assert log[0]["learning_rate"] == 1e-3
     assert "eval_pairs_cosine_mrr@10" in log[3]
     assert SentenceEncoder.from_pretrained(out).encode("a text").shape == (32,)
+
+
+def test_the_columns_of_held_out_pairs(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The columns that are trained on are evaluated, or the command says how to name them."""
+    rows = [{"id": f"d{i}", "body": p, "title": a} for i, (a, p) in enumerate(zip(*PAIRS.values(), strict=True))]
+    train_on, held_out, other = (str(tmp_path / name) for name in ("pairs.jsonl", "held-out.jsonl", "other.jsonl"))
+    Path(train_on).write_text("\n".join(map(json.dumps, rows)))
+    Path(held_out).write_text("\n".join(map(json.dumps, rows)))
+    Path(other).write_text("\n".join(json.dumps({"answer": row["body"], "question": row["title"]}) for row in rows))
+    model = SentenceEncoder.from_pretrained(tiny_bert, device="cpu")
+    expected = retrieval_evaluator(PairDataset("x", {"title": PAIRS["anchor"], "body": PAIRS["positive"]}))(model)
+    common = ["--model", str(tiny_bert), "--device", "cpu", "--max_steps", "1", "--learning_rate", "1e-30"]
+    common += ["--columns", "title", "body"]
+    for i, options in enumerate(
+        (["--eval_pairs", held_out], ["--eval_pairs", other, "--eval_columns", "question", "answer"])
+    ):
+        out = tmp_path / f"out{i}"
+        assert command(train_on, "--output", str(out), *common, *options) == 0
+        found = next(line for line in read_log(out / "training_log.jsonl") if any(n.startswith("eval_") for n in line))
+        name = Path(options[1]).stem
+        assert found[f"eval_{name}_cosine_mrr@10"] == pytest.approx(expected["x_cosine_mrr@10"])
+        assert f"pairs.jsonl: {len(rows)} rows; columns title, body" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"there is no 'title', 'body'.* give --eval_columns"):
+        command(train_on, "--output", str(tmp_path / "none"), *common, "--eval_pairs", other)
+    Path(held_out).write_text("\n".join(json.dumps({"title": r["title"], "body": r["body"]}) for r in rows))
+    Path(other).write_text("\n".join(json.dumps({"body": r["body"], "title": r["title"]}) for r in rows))
+    with pytest.raises(InputError, match="has the columns body, title, training has them in the order title, body"):
+        command(held_out, "--output", str(tmp_path / "none"), *common[:-3], "--eval_pairs", other)
+
+
+def test_the_columns_of_held_out_scores(tiny_bert: Path, tmp_path: Path, pairs_file: str) -> None:
+    (tmp_path / "sts.txt").write_text("x\t1.5\tA cat sleeps.\tb\ny\t2\tc\td\ny\t3\te\tf\n")
+    options = [
+        "--model",
+        str(tiny_bert),
+        "--device",
+        "cpu",
+        "--max_steps",
+        "1",
+        "--eval_sts",
+        str(tmp_path / "sts.txt"),
+    ]
+    out = tmp_path / "out"
+    assert command(pairs_file, "--output", str(out), *options, "--eval_sts_columns", "3", "4", "2") == 0
+    assert "eval_sts_spearman_cosine" in (out / "training_log.jsonl").read_text()
 
 
 def test_command_sets_the_loss(tiny_bert: Path, tmp_path: Path, pairs_file: str) -> None:

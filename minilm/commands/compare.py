@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("b", metavar="B", help="another")
     parser.add_argument("--texts", metavar="FILE", help="texts, one a line; - for standard input")
     parser.add_argument("--field", help="the texts are JSONL: take this field of each object")
-    parser.add_argument("--column", help="the texts are CSV, or TSV by its name, with a header: take this column")
+    parser.add_argument("--column", help="the texts are CSV or TSV: take this column, by name or number")
     parser.add_argument(
         "--pairs",
         metavar="FILE",

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a file ending in {', '.join(FORMATS)}, or - for JSONL on standard output",
     )
     parser.add_argument("--field", help="the file is JSONL: take this field of each object")
-    parser.add_argument("--column", help="the file is CSV, or TSV by its name, with a header: take this column")
+    parser.add_argument(
+        "--column", help="the file is CSV or TSV: take this column, by name, or by number if it has no header"
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "binary", "ubinary"),

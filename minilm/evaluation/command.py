@@ -12,10 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from minilm.checkpoint import atomic_path
+from minilm.config import DTYPES
 from minilm.errors import InputError
 from minilm.evaluation.binary_classification import BinaryClassificationEvaluator
 from minilm.evaluation.bootstrap import Difference, paired_bootstrap
@@ -25,7 +29,7 @@ from minilm.evaluation.similarity import EmbeddingSimilarityEvaluator
 from minilm.evaluation.triplets import TripletEvaluator
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
-from minilm.tables import read_table
+from minilm.tables import Table, read_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +38,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model_b", nargs="?", help="a second model, to compare with the first")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--sts", metavar="FILE", help="pairs and how similar they are: sentence1, sentence2, score")
-    data.add_argument("--retrieval", metavar="DIR", help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv")
+    data.add_argument(
+        "--retrieval",
+        metavar="DIR",
+        help="BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; qrels may be TREC's",
+    )
     data.add_argument("--triplets", metavar="FILE", help="anchor, positive, negative")
     data.add_argument(
         "--pairs", metavar="FILE", help="pairs that are similar or not: sentence1, sentence2, label (0/1)"
     )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="what the file calls these columns, in their order; or their numbers, from 1, if it has no header",
+    )
     parser.add_argument("--split", help="with --retrieval, which qrels (default: test)")
+    parser.add_argument(
+        "--ignore-identical-ids",
+        action="store_true",
+        help="with --retrieval, leave out the document with the query's own id (ArguAna, Quora)",
+    )
     parser.add_argument(
         "--similarity",
         nargs="+",
@@ -57,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="packed is fast; padded gives the bits of sentence-transformers (default: packed)",
     )
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    parser.add_argument("--dtype", choices=DTYPES, help="type of the computation (default: the checkpoint's)")
+    parser.add_argument("--weight-precision", choices=("int8",), help="8-bit weights, in the packed layout")
     parser.add_argument("--resamples", type=int, help="draws of the paired bootstrap (default: 1000)")
     parser.add_argument("--seed", type=int, help="of the paired bootstrap (default: 0)")
 
@@ -77,9 +98,15 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--resamples and --seed are of the comparison of two models, but only one is given")
     if split_given and args.retrieval is None:
         raise InputError("--split chooses among the qrels of --retrieval, which is not given")
+    if args.ignore_identical_ids and args.retrieval is None:
+        raise InputError("--ignore-identical-ids is of --retrieval, which is not given")
+    if args.columns and args.retrieval is not None:
+        raise InputError(
+            "--columns is of --sts, --triplets and --pairs; the files of --retrieval have names of their own"
+        )
     evaluator, data, unit = _evaluator(args)
     models = [args.model] if args.model_b is None else [args.model, args.model_b]
-    outcomes = [_measure(evaluator, model, args.device) for model in models]
+    outcomes = [evaluator.evaluate(_load(model, args)) for model in models]
     difference = None
     if len(outcomes) == 2:
         difference = paired_bootstrap(outcomes[0], outcomes[1], args.resamples, args.seed)
@@ -107,20 +134,27 @@ def _evaluator(args: argparse.Namespace) -> tuple[BaseEvaluator, str, str]:
         found = load_beir(args.retrieval, args.split)
         functions = {name: SIMILARITY[name][0] for name in args.similarity} if args.similarity else None
         retrieval = InformationRetrievalEvaluator(
-            found.queries, found.corpus, found.relevant_docs, score_functions=functions, **options
+            found.queries,
+            found.corpus,
+            found.relevant_docs,
+            score_functions=functions,
+            ignore_identical_ids=args.ignore_identical_ids,
+            **options,
         )
-        return retrieval, args.retrieval, f"queries in {len(found.corpus):,} documents"
+        grades = {grade for relevant in found.relevant_docs.values() for grade in relevant.values()}
+        graded = f", relevant to a grade of {min(grades):g} to {max(grades):g}" if len(grades) > 1 else ""
+        return retrieval, args.retrieval, f"queries in {len(found.corpus):,} documents{graded}"
 
     options["similarity_fn_names"] = args.similarity
     if args.sts is not None:
-        table = read_table(args.sts, ("sentence1", "sentence2", "score"))
+        table = _read(args.sts, ("sentence1", "sentence2", "score"), args.columns)
         pairs = table.texts("sentence1"), table.texts("sentence2"), table.numbers("score")
         return EmbeddingSimilarityEvaluator(*pairs, **options), args.sts, "pairs"
     if args.triplets is not None:
-        table = read_table(args.triplets, ("anchor", "positive", "negative"))
+        table = _read(args.triplets, ("anchor", "positive", "negative"), args.columns)
         texts = table.texts("anchor"), table.texts("positive"), table.texts("negative")
         return TripletEvaluator(*texts, **options), args.triplets, "triplets"
-    table = read_table(args.pairs, ("sentence1", "sentence2", "label"))
+    table = _read(args.pairs, ("sentence1", "sentence2", "label"), args.columns)
     labels = table.numbers("label")
     for row, label in enumerate(labels):
         if label not in (0, 1):
@@ -131,8 +165,17 @@ def _evaluator(args: argparse.Namespace) -> tuple[BaseEvaluator, str, str]:
     return classification, args.pairs, "pairs"
 
 
-def _measure(evaluator: BaseEvaluator, model: str, device: str | None) -> Outcome:
-    return evaluator.evaluate(SentenceEncoder.from_pretrained(model, device=device))
+def _read(path: str, columns: tuple[str, ...], called: list[str] | None) -> Table:
+    table = read_table(path, columns, called=called)
+    print(f"minilm evaluate: {table}", file=sys.stderr)
+    return table
+
+
+def _load(model: str, args: argparse.Namespace) -> SentenceEncoder:
+    dtype = getattr(torch, args.dtype) if args.dtype else None
+    return SentenceEncoder.from_pretrained(
+        model, device=args.device, dtype=dtype, weight_precision=args.weight_precision
+    )
 
 
 def _result(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from minilm.checkpoint import atomic_path
-from minilm.errors import InputError
+from minilm.errors import InputError, TruncationWarning
 from minilm.evaluation.measures import Integers
 from minilm.layouts import Layout
 from minilm.similarity import SIMILARITY
@@ -109,14 +111,15 @@ class BaseEvaluator(ABC):
 
         Args:
             model: the model.
-            output_path: a folder, made where needed; a row is added to :attr:`csv_file` in it.
+            output_path: a folder, made where needed; a row is added to :attr:`csv_file` in it, or, where that
+                file has other columns, to a file beside it, with a warning.
             epoch, steps: where in its training the model is, for that row; -1 stands for its end.
 
         Returns:
             The metrics: name → value.
 
         Raises:
-            InputError: the model's vectors are not finite, or the CSV file has other columns.
+            InputError: the model's vectors are not finite.
         """
         outcome = self.evaluate(model)
         prefix = f"{self.name}_" if self.name else ""
@@ -126,7 +129,7 @@ class BaseEvaluator(ABC):
             if self.write_csv:
                 self._add_row(folder, [("epoch", epoch), ("steps", steps), *outcome.row])
             for name, content in outcome.files.items():
-                _write(folder / name, content)
+                _write(folder / name, content.encode())
         return {prefix + metric: value for metric, value in outcome.metrics.items()}
 
     @abstractmethod
@@ -143,23 +146,27 @@ class BaseEvaluator(ABC):
         return []
 
     def _add_row(self, folder: Path, row: Row) -> None:
-        path = folder / self.csv_file
-        header = _csv_line((column for column, _ in row), self.csv_line_end)
-        before = path.read_bytes().decode() if path.exists() else header
-        if not before.startswith(header):
-            found = before.splitlines()[0] if before else ""
-            raise InputError(
-                f"{path} has the columns {found!r}, expected {header.strip()!r}; move it away, or name the evaluator"
-            )
-        _write(path, before + _csv_line((value for _, value in row), self.csv_line_end))
+        header = _csv_line((column for column, _ in row), self.csv_line_end).encode()
+        path, before = _with_header(folder / self.csv_file, header)
+        if path.name != self.csv_file:
+            warnings.warn(f"{folder / self.csv_file} has other columns; the row is in {path.name}", stacklevel=3)
+        if not before.endswith(b"\n"):
+            before += self.csv_line_end.encode()
+        _write(path, before + _csv_line((value for _, value in row), self.csv_line_end).encode())
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings that the metrics depend on, where they are not the usual ones."""
         return {} if self.truncate_dim is None else {"truncate_dim": self.truncate_dim}
 
-    def embed(self, encode: Callable[..., Any], texts: Sequence[str], **options: Any) -> Any:
+    def embed(
+        self, encode: Callable[..., Any], texts: Sequence[str], *, ids: Sequence[object] | None = None, **options: Any
+    ) -> Any:
         """The vectors of texts, ``[n, D]``, by one of the model's encode methods; NumPy unless
-        ``options`` ask for a tensor."""
+        ``options`` ask for a tensor. Notices name texts by their ``ids``, where they have any."""
+
+        lost: dict[int, int] = {}
+        if ids is not None:
+            options["truncation"] = lost.update
         vectors = encode(
             texts,
             batch_size=self.batch_size,
@@ -168,14 +175,33 @@ class BaseEvaluator(ABC):
             layout=self.layout,
             **options,
         )
+        if ids is not None and lost:
+            shown = ", ".join(f"{ids[index]!r} by {tokens:,}" for index, tokens in list(lost.items())[:5])
+            more = f" and {len(lost) - 5:,} more" if len(lost) > 5 else ""
+            message = f"{len(lost):,} of {len(texts):,} texts are over the limit of tokens, of _id {shown}{more}"
+            warnings.warn(TruncationWarning(f"{message}; the rest of each was cut off", lost), stacklevel=5)
         finite = torch.as_tensor(vectors).isfinite().all(dim=-1)
         if not finite.all():
             broken = (~finite).nonzero()[:, 0].tolist()
+            first = f"{texts[broken[0]]!r:.80}" + ("" if ids is None else f" (_id {ids[broken[0]]!r})")
             raise InputError(
                 f"the model gives vectors with NaN or infinite numbers for {len(broken):,} of {len(texts):,} texts, "
-                f"first for {texts[broken[0]]!r:.80}; its weights are broken, or its floating-point type too narrow"
+                f"first for {first}; its weights are broken, or its floating-point type too narrow"
             )
         return vectors
+
+
+def _with_header(path: Path, header: bytes) -> tuple[Path, bytes]:
+    """The first of ``x.csv``, ``x_2.csv``, ``x_3.csv`` … with this header, or empty, or not there; and what it is to
+    hold before a new row."""
+    for number in count(1):
+        candidate = path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+        before = candidate.read_bytes() if candidate.exists() else b""
+        if not before:
+            return candidate, header
+        if before.splitlines()[0] == header.rstrip():
+            return candidate, before
+    raise AssertionError("count ends never")
 
 
 def _csv_line(cells: Iterable[object], line_end: str) -> str:
@@ -184,10 +210,10 @@ def _csv_line(cells: Iterable[object], line_end: str) -> str:
     return line.getvalue()
 
 
-def _write(path: Path, content: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode())
+        temporary.write_bytes(content)
 
 
 def check_lengths(unit: str, **columns: Sequence[object]) -> None:

@@ -61,16 +61,23 @@ def _centred_unit(x: Floats) -> Floats:
 
 
 class RankedResults(NamedTuple):
-    """What is relevant in the results of each query.
+    """How relevant the results of each query are.
 
     Attributes:
-        relevant: ``[Q, K]``, whether the result at each rank, best first, is relevant. False past
-            the end of a corpus of fewer than K documents.
+        gains: ``[Q, K]``, the grade of the result at each rank, best first: 0 if it is not relevant, as past
+            the end of a corpus of fewer than K documents, and 1 for every relevant one where there are no grades.
         relevant_docs: ``[Q]``, how many relevant documents each query has, found or not.
+        ideal_gains: ``[Q, K]``, the grades of these documents, the highest first, then zeros.
     """
 
-    relevant: Bools
+    gains: Floats
     relevant_docs: Integers
+    ideal_gains: Floats
+
+    @property
+    def relevant(self) -> Bools:
+        """``[Q, K]``, whether the result at each rank is relevant."""
+        return self.gains > 0
 
 
 def accuracy_at_k(results: RankedResults, k: int) -> Floats:
@@ -102,16 +109,17 @@ def mrr_at_k(results: RankedResults, k: int) -> Floats:
 def ndcg_at_k(results: RankedResults, k: int) -> Floats:
     """For each query its discounted cumulative gain over the best there could be, ``[Q]``.
 
-    ``DCG@k = Σ relevant_i / log2(i + 1)`` over ranks i = 1 … k (Järvelin and Kekäläinen, 2002, with
-    gains of 0 and 1).
+    ``DCG@k = Σ gain_i / log2(i + 1)`` over ranks i = 1 … k, linear in the grade (Järvelin and Kekäläinen,
+    2002), as trec_eval and with it BEIR compute it; not ``2^gain − 1``.
     """
-    discounts = np.log2(np.arange(2, k + 2))
-    relevant = results.relevant[:, :k]
-    # cumsum adds one after the other, as the reference does; sum would round in another order.
-    dcg = (relevant / discounts[: relevant.shape[1]]).cumsum(axis=1)[:, -1]
-    ideal_dcg = (1 / discounts).cumsum()[np.minimum(k, results.relevant_docs) - 1]
-    ndcg: Floats = dcg / ideal_dcg
+    ndcg: Floats = _dcg(results.gains[:, :k]) / _dcg(results.ideal_gains[:, :k])
     return ndcg
+
+
+def _dcg(gains: Floats) -> Floats:
+    # cumsum adds one after the other, as the reference does; sum would round in another order.
+    dcg: Floats = (gains / np.log2(np.arange(2, gains.shape[1] + 2))).cumsum(axis=1)[:, -1]
+    return dcg
 
 
 def map_at_k(results: RankedResults, k: int) -> Floats:

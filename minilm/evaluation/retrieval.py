@@ -27,12 +27,13 @@ from minilm.evaluation.measures import (
 )
 from minilm.layouts import Layout
 from minilm.similarity import ScoreFunction
-from minilm.tables import read_table
+from minilm.tables import Table, read_table
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
 
-Hits: TypeAlias = "list[tuple[float, str]]"  # score and document id, best first
+Id: TypeAlias = "str | int"
+Hits: TypeAlias = "list[tuple[float, Id]]"  # score and document id, best first
 
 
 class InformationRetrievalEvaluator(BaseEvaluator):
@@ -43,15 +44,15 @@ class InformationRetrievalEvaluator(BaseEvaluator):
     what :mod:`minilm.evaluation.measures` defines. Primary: NDCG at the greatest of ``ndcg_at_k``,
     of ``main_score_function`` or else of the score function that is best at it.
 
-    Documents of equal score come in the order of their ids. A document counts as relevant or not;
-    queries without a relevant document are left out. Relevant documents that are not in the corpus
-    count as never found, as in the reference; :func:`load_beir` refuses them. A document with the id
-    of the query is a document like any other, as there; BEIR's own scripts leave it out.
+    Documents of equal score come in the order of their ids, numbers before texts. Queries without a relevant
+    document are left out. Relevant documents that are not in the corpus count as never found, as in the
+    reference; :func:`load_beir` refuses them.
 
     Args:
         queries: query id → text, encoded with the model's "query" prompt.
         corpus: document id → text, encoded with its "document" prompt.
-        relevant_docs: query id → ids of its relevant documents.
+        relevant_docs: query id → ids of its relevant documents; or a dict of these, id → grade. NDCG then weighs
+            a document by its grade, and a document with a grade above 0 is relevant to the other metrics.
         corpus_chunk_size: documents to encode and compare at a time.
         mrr_at_k, ndcg_at_k, accuracy_at_k, precision_recall_at_k, map_at_k: the values of k.
         score_functions: name → function, ``[Q, D]``, ``[N, D]`` → ``[Q, N]``, higher is better; the
@@ -59,6 +60,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         main_score_function: the name of the primary metric's score function.
         query_prompt, query_prompt_name, corpus_prompt, corpus_prompt_name: other prompts.
         write_predictions: write the ranking of each query to a JSONL file in ``output_path``.
+        ignore_identical_ids: leave out the document with the query's own id, as BEIR's evaluation does: the
+            queries of some of its sets (ArguAna, Quora) are documents too. False, the default, is the reference's.
 
     Further arguments as for :class:`BaseEvaluator`.
 
@@ -71,9 +74,9 @@ class InformationRetrievalEvaluator(BaseEvaluator):
 
     def __init__(
         self,
-        queries: Mapping[str, str],
-        corpus: Mapping[str, str],
-        relevant_docs: Mapping[str, Set[str]],
+        queries: Mapping[Any, str],
+        corpus: Mapping[Any, str],
+        relevant_docs: Mapping[Any, Set[Any] | Mapping[Any, float]],
         corpus_chunk_size: int = 50000,
         mrr_at_k: Sequence[int] = (10,),
         ndcg_at_k: Sequence[int] = (10,),
@@ -93,14 +96,17 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         corpus_prompt_name: str | None = None,
         write_predictions: bool = False,
         *,
+        ignore_identical_ids: bool = False,
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        self.query_ids = [query_id for query_id in queries if relevant_docs.get(query_id)]
+        grades = {query_id: _grades(relevant) for query_id, relevant in relevant_docs.items()}
+        self.query_ids = [query_id for query_id in queries if grades.get(query_id)]
         self.queries = [queries[query_id] for query_id in self.query_ids]
         self.corpus_ids = list(corpus)
         self.corpus = list(corpus.values())
         self.relevant_docs = relevant_docs
+        self.grades = grades
         self.corpus_chunk_size = corpus_chunk_size
         self.mrr_at_k = mrr_at_k
         self.ndcg_at_k = ndcg_at_k
@@ -114,6 +120,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         self.corpus_prompt = corpus_prompt
         self.corpus_prompt_name = corpus_prompt_name
         self.write_predictions = write_predictions
+        self.ignore_identical_ids = ignore_identical_ids
         self.csv_file = "_".join(part for part in ("Information-Retrieval_evaluation", name, "results.csv") if part)
         self._check()
 
@@ -128,6 +135,14 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             raise InputError("the corpus has no documents, expected at least one")
         if not self.queries:
             raise InputError("no query has a relevant document; are the ids in relevant_docs those of the queries?")
+        known = set(self.corpus_ids)
+        for query_id in self.query_ids:
+            for document in self.grades[query_id]:
+                if document not in known and (other := _of_other_type(document)) in known:
+                    raise InputError(
+                        f"relevant_docs has the document {document!r} for the query {query_id!r}, but the corpus has "
+                        f"{other!r}; give ids one type"
+                    )
         if self.score_functions is None:
             check_similarity_names(self.main_score_function)
         elif self.main_score_function not in (None, *self.score_functions):
@@ -166,6 +181,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         queries = self.embed(
             model.encode_query,
             self.queries,
+            ids=self.query_ids,
             prompt_name=self.query_prompt_name,
             prompt=self.query_prompt,
             convert_to_tensor=True,
@@ -176,6 +192,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             documents = self.embed(
                 model.encode_document,
                 self.corpus[chunk],
+                ids=self.corpus_ids[chunk],
                 prompt_name=self.corpus_prompt_name,
                 prompt=self.corpus_prompt,
                 convert_to_tensor=True,
@@ -185,33 +202,39 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                     scores = score(queries, documents)
                 found = self._best(scores, self.corpus_ids[chunk])
                 for hits, more in zip(rankings[name], found, strict=True):
-                    hits[:] = sorted(hits + more, key=lambda hit: (-hit[0], hit[1]))[: self.max_k]
+                    hits[:] = sorted(hits + more, key=lambda hit: (-hit[0], _order(hit[1])))[: self.max_k]
         return rankings
 
-    def _best(self, scores: Tensor, ids: Sequence[str]) -> list[Hits]:
+    def _best(self, scores: Tensor, ids: Sequence[Id]) -> list[Hits]:
         """The best ``max_k`` of ``[Q, N]`` scores in each row, equal ones by id."""
-        by_id = sorted(range(len(ids)), key=lambda index: ids[index])
+        by_id = sorted(range(len(ids)), key=lambda index: _order(ids[index]))
         scores = scores[:, torch.tensor(by_id, device=scores.device)]
         if scores.dtype == torch.bfloat16:  # which NumPy does not have
             scores = scores.float()
-        k = min(self.max_k, len(ids))
+        k = min(self.max_k + self.ignore_identical_ids, len(ids))
         # topk alone would choose among equals at random.
         least = scores.topk(k, dim=1).values[:, -1:].cpu().numpy()
         found = []
-        for row, limit in zip(scores.cpu().numpy(), least, strict=True):
+        for query_id, row, limit in zip(self.query_ids, scores.cpu().numpy(), least, strict=True):
             candidates = np.flatnonzero(row >= limit)
             order = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-            found.append([(score, ids[by_id[i]]) for score, i in zip(row[order].tolist(), order.tolist(), strict=True)])
+            hits = [(score, ids[by_id[i]]) for score, i in zip(row[order].tolist(), order.tolist(), strict=True)]
+            if self.ignore_identical_ids:
+                hits = [hit for hit in hits if hit[1] != query_id]
+            found.append(hits[: self.max_k])
         return found
 
     # ---- measures -------------------------------------------------------------------------------
 
     def measure(self, rankings: Sequence[Hits]) -> dict[str, Floats]:
         """Each metric of each query, ``[Q]``, from its hits."""
-        relevant = np.zeros((len(rankings), self.max_k), dtype=bool)
-        for row, query_id, hits in zip(relevant, self.query_ids, rankings, strict=True):
-            row[: len(hits)] = [document in self.relevant_docs[query_id] for _, document in hits]
-        results = RankedResults(relevant, np.array([len(self.relevant_docs[query_id]) for query_id in self.query_ids]))
+        gains, ideal_gains = np.zeros((2, len(rankings), self.max_k))
+        grades = [self.grades[query_id] for query_id in self.query_ids]
+        for row, ideal, grade_of, hits in zip(gains, ideal_gains, grades, rankings, strict=True):
+            row[: len(hits)] = [grade_of.get(document, 0) for _, document in hits]
+            best = sorted(grade_of.values(), reverse=True)[: self.max_k]
+            ideal[: len(best)] = best
+        results = RankedResults(gains, np.array([len(grade_of) for grade_of in grades]), ideal_gains)
         return {f"{metric}@{k}": at_k(results, k) for metric, at_k, ks in self._wanted() for k in ks}
 
     def _wanted(self) -> list[tuple[str, Callable[[RankedResults, int], Floats], Sequence[int]]]:
@@ -258,7 +281,24 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         """See :class:`BaseEvaluator`."""
         prompts = ("query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name")
         found = {prompt: getattr(self, prompt) for prompt in prompts if getattr(self, prompt) is not None}
-        return super().get_config_dict() | found
+        ignores = {"ignore_identical_ids": True} if self.ignore_identical_ids else {}
+        return super().get_config_dict() | found | ignores
+
+
+def _grades(relevant: Set[Id] | Mapping[Id, float]) -> dict[Id, float]:
+    if isinstance(relevant, Mapping):
+        return {document: grade for document, grade in relevant.items() if grade > 0}
+    return dict.fromkeys(relevant, 1)
+
+
+def _order(id_: Id) -> tuple[bool, Id]:
+    return isinstance(id_, str), id_  # Python does not compare numbers with texts
+
+
+def _of_other_type(id_: Id) -> Id | None:
+    if isinstance(id_, str):
+        return int(id_) if id_.isdecimal() else None
+    return str(id_)
 
 
 def _mean(metric: str, values: Floats) -> float:
@@ -268,19 +308,24 @@ def _mean(metric: str, values: Floats) -> float:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """What :class:`InformationRetrievalEvaluator` takes: three dicts by id."""
+    """What :class:`InformationRetrievalEvaluator` takes: three dicts by id; ``relevant_docs`` has grades."""
 
     queries: dict[str, str]
     corpus: dict[str, str]
-    relevant_docs: dict[str, set[str]]
+    relevant_docs: dict[str, dict[str, float]]
+
+
+QRELS = ("query-id", "corpus-id", "score")
 
 
 def load_beir(folder: str | os.PathLike[str], split: str = "test") -> RetrievalData:
-    """Reads a folder in BEIR's layout (Thakur et al., 2021).
+    """Reads a folder in BEIR's layout (Thakur et al., 2021), and TREC's files in it.
 
     ``corpus.jsonl`` has ``_id``, ``text`` and maybe ``title``, which is put before the text as BEIR
-    does; ``queries.jsonl`` has ``_id`` and ``text``; ``qrels/SPLIT.tsv`` has ``query-id``,
-    ``corpus-id`` and ``score``. A score above 0 is relevant, and how far above makes no difference.
+    does; ``queries.jsonl`` has ``_id`` and ``text``. In their place ``corpus.tsv`` and ``queries.tsv`` have
+    an id and a text in each line, with or without a header. ``qrels/SPLIT.tsv`` (or ``.txt``) has
+    ``query-id``, ``corpus-id`` and ``score``, or TREC's four columns: query, 0, document, relevance, between tabs
+    or spaces. A score above 0 is relevant, and is the grade for NDCG. Ids that are whole numbers are texts of digits.
 
     Raises:
         InputError: a file is missing or broken, an id comes twice, or the qrels name a query or a
@@ -289,28 +334,43 @@ def load_beir(folder: str | os.PathLike[str], split: str = "test") -> RetrievalD
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder, expected one with corpus.jsonl, queries.jsonl and qrels/{split}.tsv")
-    corpus = _texts_by_id(folder / "corpus.jsonl", title="title")
-    queries = _texts_by_id(folder / "queries.jsonl")
-    qrels = read_table(folder / "qrels" / f"{split}.tsv", ("query-id", "corpus-id", "score"))
-    relevant_docs: dict[str, set[str]] = {}
+    corpus = _texts_by_id(_either(folder / "corpus.jsonl", ".tsv"), title="title")
+    queries = _texts_by_id(_either(folder / "queries.jsonl", ".tsv"))
+    qrels = _read_qrels(_either(folder / "qrels" / f"{split}.tsv", ".txt"))
+    relevant_docs: dict[str, dict[str, float]] = {}
     columns = qrels.texts("query-id"), qrels.texts("corpus-id"), qrels.numbers("score")
     for row, (query_id, document_id, score) in enumerate(zip(*columns, strict=True)):
         if query_id not in queries:
-            raise qrels.error(row, f"there is no query {query_id!r} in queries.jsonl")
+            raise qrels.error(row, f"there is no query {query_id!r} in the queries")
         if document_id not in corpus:
-            raise qrels.error(row, f"there is no document {document_id!r} in corpus.jsonl")
+            raise qrels.error(row, f"there is no document {document_id!r} in the corpus")
         if score > 0:
-            relevant_docs.setdefault(query_id, set()).add(document_id)
+            relevant_docs.setdefault(query_id, {})[document_id] = score
     if not relevant_docs:
         raise InputError(f"{qrels.path} has no score above 0, so no document is relevant to any query")
     return RetrievalData(queries, corpus, relevant_docs)
+
+
+def _either(path: Path, other_suffix: str) -> Path:
+    other = path.with_name(path.stem + other_suffix)
+    return other if other.is_file() and not path.is_file() else path
+
+
+def _read_qrels(path: Path) -> Table:
+    table = read_table(path, spaces=True)
+    if table.header:
+        return read_table(path, QRELS, spaces=True)
+    numbers = {3: ("1", "2", "3"), 4: ("1", "3", "4")}.get(len(table.columns))
+    if numbers is None:
+        raise table.error(0, f"found {len(table.columns)} cells, expected {', '.join(QRELS)}, or TREC's four columns")
+    return read_table(path, QRELS, called=numbers, spaces=True)
 
 
 def _texts_by_id(path: Path, title: str | None = None) -> dict[str, str]:
     table = read_table(path, ("_id", "text"), optional=[title] if title else [])
     titles = table.texts(title, default="") if title else [""] * len(table)
     texts: dict[str, str] = {}
-    for row, (key, heading, text) in enumerate(zip(table.texts("_id"), titles, table.texts("text"), strict=True)):
+    for row, (key, heading, text) in enumerate(zip(table.ids("_id"), titles, table.texts("text"), strict=True)):
         if key in texts:
             raise table.error(row, f"there is a second {key!r}, expected each _id once")
         texts[key] = f"{heading} {text}".strip() if title else text

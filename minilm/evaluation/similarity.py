@@ -117,7 +117,7 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         return [f"{metric}_{name}" for name in names for metric in ("pearson", "spearman")]
 
     def _vectors(self, model: SentenceEncoder) -> list[Any]:
-        options = {"precision": self.precision, "normalize_embeddings": self.precision is not None}
+        options: dict[str, Any] = {"precision": self.precision, "normalize_embeddings": self.precision is not None}
         if self.precision in ("int8", "uint8"):
             # A vector's bytes depend on the range of all: both sides together, so that equal texts stay equal.
             both = self.embed(model.encode, [*self.sentences1, *self.sentences2], **options)

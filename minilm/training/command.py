@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
+from minilm.errors import InputError
 from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator, SequentialEvaluator
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
@@ -49,7 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whose defaults to take: SentenceTransformerTrainer's, or those of SentenceTransformer.fit (default: "
         "trainer)",
     )
-    parser.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to use, in this order (default: all)")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="the columns to use, in this order, by name, or by number from 1 in files without a header; of "
+        "--eval_pairs too (default: all)",
+    )
     parser.add_argument("--max_seq_length", "--max-seq-length", type=int, help="cut texts at this many tokens")
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
 
@@ -105,7 +113,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="held-out pairs: how well does each anchor find its positive among all?",
     )
     evaluation.add_argument(
+        "--eval_columns",
+        "--eval-columns",
+        nargs="+",
+        metavar="NAME",
+        help="the columns of --eval_pairs, where they are others",
+    )
+    evaluation.add_argument(
         "--eval_sts", "--eval-sts", metavar="FILE", help="pairs and how similar they are: sentence1, sentence2, score"
+    )
+    evaluation.add_argument(
+        "--eval_sts_columns",
+        "--eval-sts-columns",
+        nargs="+",
+        metavar="NAME",
+        help="what the file of --eval_sts calls these three, or their numbers",
     )
     parser.add_argument(
         "--no_card_samples",
@@ -130,11 +152,11 @@ def run(args: argparse.Namespace) -> int:
         MinilmError: the data, the model or an option cannot be used, or training had to stop.
     """
     settings = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingRecipe) if hasattr(args, f.name)}
-    evaluator = _evaluator(args)
+    datasets = [PairDataset.from_file(path, args.columns) for path in args.pairs]
+    evaluator = _evaluator(args, datasets[0])
     if evaluator is not None and args.recipe == "trainer":
         settings.setdefault("eval_strategy", "epoch")
     recipe = TrainingRecipe.fit(**settings) if args.recipe == "fit" else TrainingRecipe.trainer(**settings)
-    datasets = [PairDataset.from_file(path, args.columns) for path in args.pairs]
     names = "scale gather_across_devices directions partition_mode hardness_mode hardness_strength".split()
     options = {name: getattr(args, name) for name in names} | {"similarity_fct": SIMILARITY[args.similarity][0]}
     loss = (
@@ -143,6 +165,9 @@ def run(args: argparse.Namespace) -> int:
         else CachedMultipleNegativesRankingLoss(**options, mini_batch_size=args.mini_batch_size)
     )
     model = SentenceEncoder.from_pretrained(args.model, device=join_processes(args.device))
+    if Processes().first:
+        for path, dataset in zip(args.pairs, datasets, strict=True):
+            print(f"minilm train: {path}: {len(dataset):,} rows; columns {', '.join(dataset.columns)}", file=sys.stderr)
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length
     result = train_with_records(
@@ -180,15 +205,32 @@ def retrieval_evaluator(pairs: PairDataset, batch_size: int = 32) -> Information
     )
 
 
-def _evaluator(args: argparse.Namespace) -> Any:
+def _evaluator(args: argparse.Namespace, trained_on: PairDataset) -> Any:
     evaluators: list[Any] = []
     if args.eval_pairs is not None:
-        evaluators.append(retrieval_evaluator(PairDataset.from_file(args.eval_pairs)))
+        evaluators.append(retrieval_evaluator(_held_out_pairs(args, trained_on)))
     if args.eval_sts is not None:
-        table = read_table(args.eval_sts, ("sentence1", "sentence2", "score"))
+        table = read_table(args.eval_sts, ("sentence1", "sentence2", "score"), called=args.eval_sts_columns)
         pairs = table.texts("sentence1"), table.texts("sentence2"), table.numbers("score")
         evaluators.append(EmbeddingSimilarityEvaluator(*pairs, name=Path(args.eval_sts).stem))
     return SequentialEvaluator(evaluators) if len(evaluators) > 1 else next(iter(evaluators), None)
+
+
+def _held_out_pairs(args: argparse.Namespace, trained_on: PairDataset) -> PairDataset:
+    """The pairs of ``--eval_pairs``: its columns are those of ``--eval_columns``, or else of ``--columns``."""
+    try:
+        pairs = PairDataset.from_file(args.eval_pairs, args.eval_columns or args.columns)
+    except InputError as error:
+        if args.columns is None or args.eval_columns is not None:
+            raise
+        raise InputError(f"{error}. Where --eval_pairs has other columns than --columns, give --eval_columns") from None
+    found, expected = list(pairs.columns), list(trained_on.columns)
+    if args.eval_columns is None and found != expected and sorted(found) == sorted(expected):
+        raise InputError(
+            f"{args.eval_pairs} has the columns {', '.join(found)}, training has them in the order "
+            f"{', '.join(expected)}; give --columns for both, or --eval_columns for this file"
+        )
+    return pairs
 
 
 def _add_setting(group: Any, name: str, hint: Any, default: Any, meaning: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minilm import folder as model_folder
 from minilm.checkpoint import WEIGHTS_FILE, load_encoder
+from minilm.devices import best_device, check_device
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     InputError,
@@ -161,6 +162,7 @@ class SentenceEncoder(nn.Module):
             IntegrityError: a file of all-MiniLM-L6-v2 is not the published one.
             CheckpointError: the folder is broken or holds another kind of model.
         """
+        place = check_device(("cpu" if weight_precision else best_device()) if device is None else device)
         path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
         pipeline = model_folder.read_folder(path)
         tokenizer = Tokenizer.from_file(pipeline.transformer_dir / "tokenizer.json", pipeline.max_seq_length)
@@ -178,7 +180,7 @@ class SentenceEncoder(nn.Module):
         )
         model.unused_tensors = ignored
         model._tokenizer_files = pipeline.tokenizer_files
-        model.eval().to(device or ("cpu" if weight_precision else _best_device()))
+        model.eval().to(place)
         model.weight_precision = weight_precision
         return model
 
@@ -322,7 +324,7 @@ class SentenceEncoder(nn.Module):
             rows = encode_in_pool(self, texts, pool, devices, chunk_size, show_progress_bar, options)
         else:
             if isinstance(device, (str, torch.device)):
-                self.to(device)
+                self.to(check_device(device))
             rows = self.encode_texts(texts, show_progress_bar=show_progress_bar, **options)
 
         if output_value != "sentence_embedding":
@@ -637,12 +639,6 @@ def _no_single_text(inputs: Any) -> Iterable[object]:
             f"found an array of shape {inputs.shape}, expected one dimension of texts; use array.ravel()"
         )
     return inputs
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _outside() -> int:

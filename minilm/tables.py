@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from minilm.errors import InputError
+from minilm.plain_json import parse_json
 
 JSONL = (".jsonl", ".ndjson")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -140,8 +140,8 @@ def _from_jsonl(path: Path, text: str, columns: Sequence[str] | None, optional: 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line)
+        except ValueError as error:
             raise _error(path, number, f"this is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise _error(path, number, f"found {_shown(row)}, expected an object of columns: {{...}}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from minilm.errors import InputError
+from minilm.plain_json import parse_json
 
 
 def read_texts(path: str, field: str | None = None, column: str | None = None) -> Iterator[str]:
@@ -59,6 +59,8 @@ def read_lines(path: str) -> list[str]:
 def _open(path: str, newline: str | None) -> Iterator[TextIO]:
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed; give a file")
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline=newline)  # type: ignore[union-attr]
             yield sys.stdin
         else:
@@ -77,8 +79,8 @@ def _field(file: TextIO, path: str, field: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: not valid JSON: {error}") from None
         if not isinstance(record, dict) or field not in record:
             there = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__

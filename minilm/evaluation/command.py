@@ -10,12 +10,12 @@ difference in the primary metric has a 95 % interval from a paired bootstrap.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from dataclasses import asdict
 from typing import Any
 
 from minilm.checkpoint import atomic_path
+from minilm.commands.options import check_weights
 from minilm.errors import InputError
 from minilm.evaluation.binary_classification import BinaryClassificationEvaluator
 from minilm.evaluation.bootstrap import Difference, paired_bootstrap
@@ -23,9 +23,11 @@ from minilm.evaluation.evaluator import BaseEvaluator, Outcome
 from minilm.evaluation.retrieval import InformationRetrievalEvaluator, load_beir
 from minilm.evaluation.similarity import EmbeddingSimilarityEvaluator
 from minilm.evaluation.triplets import TripletEvaluator
+from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.tables import read_table
+from minilm.terminal import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,13 +87,13 @@ def run(args: argparse.Namespace) -> int:
         difference = paired_bootstrap(outcomes[0], outcomes[1], args.resamples, args.seed)
 
     if args.json is not None:
-        text = json.dumps(_result(evaluator, data, unit, models, outcomes, difference), indent=2, allow_nan=False)
+        text = to_json(_result(evaluator, data, unit, models, outcomes, difference), null=True, indent=2)
         if args.json == "-":
-            print(text)
+            say(*text.split("\n"))
             return 0
         with atomic_path(args.json) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    print(_table(evaluator, data, unit, models, outcomes, difference))
+    say(*_table(evaluator, data, unit, models, outcomes, difference).split("\n"))
     return 0
 
 
@@ -132,7 +134,9 @@ def _evaluator(args: argparse.Namespace) -> tuple[BaseEvaluator, str, str]:
 
 
 def _measure(evaluator: BaseEvaluator, model: str, device: str | None) -> Outcome:
-    return evaluator.evaluate(SentenceEncoder.from_pretrained(model, device=device))
+    loaded = SentenceEncoder.from_pretrained(model, device=device)
+    check_weights(loaded, model)
+    return evaluator.evaluate(loaded)
 
 
 def _result(

@@ -19,6 +19,7 @@ from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrieval
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.tables import read_table
+from minilm.terminal import say
 from minilm.training.data import PairDataset
 from minilm.training.losses import (
     DIRECTIONS,
@@ -160,9 +161,9 @@ def run(args: argparse.Namespace) -> int:
         card_samples=not args.no_card_samples,
     )
     if Processes().first:
-        print(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
+        say(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
         if result.best_metric is not None:
-            print(f"best evaluation: {result.best_metric:.4f}")
+            say(f"best evaluation: {result.best_metric:.4f}")
     return 0
 
 

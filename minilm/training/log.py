@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from minilm.plain_json import parse_json, to_json
 
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
@@ -40,8 +40,7 @@ class TrainingLog:
     def write(self, **fields: float) -> None:
         """Adds a line: a JSON object of the fields in their order; null where a number is not finite."""
         if self._file is not None:
-            finite = {name: value if math.isfinite(value) else None for name, value in fields.items()}
-            line = json.dumps(finite).encode() + b"\n"
+            line = to_json(fields, null=True).encode() + b"\n"
             if self._file.write(line) != len(line):
                 raise OSError(f"cannot write {self.path}: the disk is full")
             self.bytes += len(line)
@@ -62,7 +61,7 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of a log. Those of training have ``loss``, those of evaluation ``eval_…``; all have
     ``step`` and ``epoch``."""
     with open(path, encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+        return [parse_json(line) for line in file]
 
 
 def draw_log(path: Path, metric: str | None = None) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 
 from minilm.checkpoint import atomic_path, read_json, weights_sha256
 from minilm.errors import CheckpointError, InputError
+from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE
@@ -101,7 +102,7 @@ class Receipt:
         """Writes ``training_receipt.json``."""
         content = {"format": FORMAT, **dataclasses.asdict(self)}
         with atomic_path(Path(folder) / RECEIPT_FILE) as file:
-            file.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+            file.write_bytes((to_json(content, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Receipt:

@@ -539,7 +539,7 @@ def _not_finite(
     kept = f"The last good checkpoint is {last}." if last else "There is no checkpoint yet."
     return NonFiniteError(
         f"the {what} of step {step} is {value.item()}, so training stopped before it. {kept} The texts of the step "
-        f"({places}) begin:\n  {shown}\nCommon causes: a learning rate that is too high, fp16, or weights that "
+        f"({places}) begin:\n  {shown}\n  Common causes: a learning rate that is too high, fp16, or weights that "
         "already held such numbers.",
         step,
         texts,

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import minilm
 from minilm.errors import MinilmError
-from minilm.terminal import clean, note, open_standard_streams
+from minilm.terminal import clean, note, open_standard_streams, standard_output
 
 COMMANDS = {
     "encode": ("minilm.commands.encode", "turn texts into vectors, in a file"),
@@ -95,6 +95,10 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**options)
         self.register("type", int, _integer)
         self.register("type", float, _number)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # Help and version. The original passes over what cannot be written.
+        print(message, end="", file=standard_output(), flush=True)
 
     def error(self, message: str) -> NoReturn:
         note(f"{self.prog}: {message}; see {self.prog} --help")

@@ -35,11 +35,7 @@ def progress(
     if show is False or sys.stderr is None or (show is None and not is_terminal(sys.stderr)):
         yield _NoBar()
         return
-    try:
-        from huggingface_hub.utils import tqdm  # late: a fifth of a second that most calls do not need
-    except ValueError:  # a TQDM_ variable of the environment is no number
-        yield _NoBar()
-        return
+    from huggingface_hub.utils import tqdm  # late: a fifth of a second that most calls do not need
 
     delay = QUIET_SECONDS if show is None else 0
     with tqdm(total=total, desc=description, unit=unit, initial=initial, delay=delay, dynamic_ncols=True) as bar:  # type: ignore[no-untyped-call]

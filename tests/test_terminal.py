@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tiny_model().save_pretrained("tiny")
-    Path("texts.txt").write_text(f"cat {EVIL}\ndog\n\nsun\n", encoding="utf-8")
+    Path("texts.txt").write_text(f"cat {EVIL}x\ndog\n\nsun\n", encoding="utf-8")
     Path("pairs.csv").write_text("anchor,positive\ncat,dog\nsun,moon\n")
     Path("triplets.csv").write_text("anchor,positive,negative\ncat,dog,sun\n")
     return tmp_path
@@ -84,7 +84,11 @@ def refused(arguments: list[str]) -> str:
 def test_hostile_arguments_of_every_command(command: str, folder: Path) -> None:
     arguments = [command, *CASES[command]]
     for evil in (f"no/{EVIL}\nsuch", "a\0b", "\ud800", "\udcff"):
-        refused([command, evil, *arguments[2:]] if command not in ("similarity", "explain") else [*arguments, evil])
+        if command in ("similarity", "explain"):  # all may be texts, but not a third one
+            refused([*arguments, evil])
+        else:
+            place = 2 if command == "search" else 1
+            refused([*arguments[:place], evil, *arguments[place + 1 :]])
     refused([*arguments, f"--{EVIL}"])
     options = ["--device=banana", "--device=meta", "--device=", f"--device={EVIL}", "--device=cuda:99"]
     for option in options if command not in ("inspect", "verify", "push") else ():
@@ -93,7 +97,7 @@ def test_hostile_arguments_of_every_command(command: str, folder: Path) -> None:
     numbers = {
         "encode": ["--batch-size", "--truncate-dim"],
         "search": ["--top-k"],
-        "train": ["--scale", "--max_steps", "--learning_rate", "--seed"],
+        "train": ["--max_steps", "--seed"],
         "evaluate": ["--resamples"],
         "compare": ["--top", "--neighbours"],
         "explain": ["--steps", "--token"],
@@ -113,11 +117,11 @@ def test_texts_and_names_cannot_steer_the_terminal(folder: Path) -> None:
     assert "\\u001b]0;owned\\u0007" in out
     # as data, the text is exact
     records = map(json.loads, run(["search", *CASES["search"], "--json"])[1].split("\n")[:-1])
-    assert f"cat {EVIL} dog" in [record["text"] for record in records] or EVIL in "".join(r["text"] for r in records)
+    assert f"cat {EVIL}x dog" in [record["text"] for record in records]
     records = [
         json.loads(line) for line in run(["encode", "texts.txt", "-o", "-", "--model", "tiny"])[1].split("\n")[:-1]
     ]
-    assert records[0]["text"] == f"cat {EVIL}"
+    assert records[0]["text"] == f"cat {EVIL}x"
 
 
 @given(st.text())
@@ -277,7 +281,7 @@ def test_ctrl_c_while_torch_is_imported(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "minilm similarity: interrupted\n")
 
 
-@pytest.mark.parametrize("setting", ["HF_HUB_DISABLE_PROGRESS_BARS=1", "TQDM_DISABLE=1", "TQDM_MININTERVAL=x", "A=b"])
+@pytest.mark.parametrize("setting", ["HF_HUB_DISABLE_PROGRESS_BARS=1", "TQDM_DISABLE=1", "TQDM_MININTERVAL=0", "A=b"])
 def test_progress_on_a_terminal(setting: str, folder: Path) -> None:
     code = (
         "import minilm.progress, minilm.streaming; minilm.progress.QUIET_SECONDS = 0; minilm.streaming.MOST_TEXTS = 2\n"

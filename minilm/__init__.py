@@ -6,73 +6,29 @@
 (2, 384)
 """
 
-from minilm.config import EncoderConfig
-from minilm.encoder import Encoder
-from minilm.engines import EncodeBatch
-from minilm.errors import (
-    CheckpointError,
-    CheckpointWarning,
-    EngineWarning,
-    InputError,
-    IntegrityError,
-    LossyPrecisionWarning,
-    MinilmError,
-    ModelNotFoundError,
-    NonFiniteError,
-    PushError,
-    SlowPrecisionWarning,
-    TextTypeError,
-    TruncationError,
-    TruncationWarning,
-)
-from minilm.layouts import PackedBatch, PaddedBatch
-from minilm.sentence_encoder import SentenceEncoder
-from minilm.similarity import (
-    community_detection,
-    cos_sim,
-    dot_score,
-    euclidean_sim,
-    manhattan_sim,
-    paraphrase_mining,
-    paraphrase_mining_embeddings,
-    quantize_embeddings,
-    semantic_search,
-    truncate_embeddings,
-)
-from minilm.tokens import Tokenizer
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from minilm.api import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "CheckpointError",
-    "CheckpointWarning",
-    "EncodeBatch",
-    "Encoder",
-    "EncoderConfig",
-    "EngineWarning",
-    "InputError",
-    "IntegrityError",
-    "LossyPrecisionWarning",
-    "MinilmError",
-    "ModelNotFoundError",
-    "NonFiniteError",
-    "PackedBatch",
-    "PaddedBatch",
-    "PushError",
-    "SentenceEncoder",
-    "SlowPrecisionWarning",
-    "TextTypeError",
-    "Tokenizer",
-    "TruncationError",
-    "TruncationWarning",
-    "community_detection",
-    "cos_sim",
-    "dot_score",
-    "euclidean_sim",
-    "manhattan_sim",
-    "paraphrase_mining",
-    "paraphrase_mining_embeddings",
-    "quantize_embeddings",
-    "semantic_search",
-    "truncate_embeddings",
-]
+
+def __getattr__(name: str) -> Any:
+    """A module of the package, or a name of api.py, imported when it is first asked for: torch takes a second,
+    and until it is needed the command line already answers ``--help`` and Ctrl-C."""
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        value = importlib.import_module(f"{__name__}.{name}")
+    else:
+        value = getattr(importlib.import_module("minilm.api"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *importlib.import_module("minilm.api").__all__]

@@ -29,6 +29,7 @@ from torch.overrides import TorchFunctionMode
 from minilm.config import DTYPES, EncoderConfig
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError, InputError
+from minilm.plain_json import parse_json
 
 # Their name → our name; {i} counts the layers. "weight" and "bias" follow each.
 KEYS = {
@@ -290,12 +291,12 @@ def check_not_a_pointer(path: Path) -> None:
 def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     """A JSON file's content, or a :class:`CheckpointError` that says where it is broken."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # also for bytes that are no UTF-8, and for endless numbers
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, (dict, list)):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected an object or a list")
@@ -353,6 +354,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     one, also after a crash. After an error the old file stands and the temporary one is gone.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "there is a folder where a file is to be written", str(path))
+    if path.exists() and not path.is_file():  # a device or a pipe, which must not become a file
+        raise OSError(errno.EINVAL, "it is no plain file, and is not replaced by one", str(path))
     # Random, so that neither another thread nor another user can have the same name in mind.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

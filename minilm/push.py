@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minilm.errors import CheckpointError, PushError
+from minilm.terminal import is_terminal, note, say
 
 # What a model folder may hold, beside the files of the modules that it names; anything else in it (checkpoints,
 # notes, keys …) stays at home.
@@ -175,7 +176,7 @@ _REASONS = {
 def _quiet_in_a_pipe() -> Iterator[None]:
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    quiet = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    quiet = not is_terminal(sys.stderr) and not are_progress_bars_disabled()
     if quiet:
         disable_progress_bars()
     try:
@@ -203,7 +204,7 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         commit_message=args.commit_message,
     )
-    print(f"{len(result.files)} files → {result.url}")
+    say(f"{len(result.files)} files → {result.url}")
     if result.left_out:
-        print(f"left out, being no part of a model: {', '.join(result.left_out)}", file=sys.stderr)
+        note(f"left out, being no part of a model: {', '.join(result.left_out)}")
     return 0

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minilm import folder as model_folder
 from minilm.checkpoint import IGNORED, WEIGHTS_FILE, check_parts, load_encoder
+from minilm.devices import best_device, check_device
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     CheckpointWarning,
@@ -175,6 +176,7 @@ class SentenceEncoder(nn.Module):
         Warns:
             CheckpointWarning: names what the folder says that has no effect, and what it leaves open.
         """
+        place = check_device(("cpu" if weight_precision else best_device()) if device is None else device)
         path = find_model(model_name_or_path, revision, cache_folder, local_files_only, token)
         pipeline = model_folder.read_folder(path)
         tokenizer = read_tokenizer(
@@ -201,7 +203,7 @@ class SentenceEncoder(nn.Module):
         model._tokenizer_config = pipeline.tokenizer_config
         model.origin = origin(model_name_or_path, revision, path)
         model._tokenizer_files = pipeline.tokenizer_files
-        model.eval().to(device or ("cpu" if weight_precision else _best_device()))
+        model.eval().to(place)
         model.weight_precision = weight_precision
         notes = list(pipeline.notes)
         if heads := sorted({name.partition(".")[0] for name in ignored if name not in IGNORED}):
@@ -364,7 +366,7 @@ class SentenceEncoder(nn.Module):
             rows = encode_in_pool(self, texts, pool, devices, chunk_size, show_progress_bar, options)
         else:
             if isinstance(device, (str, torch.device)):
-                self.to(device)
+                self.to(check_device(device))
             rows = self.encode_texts(texts, show_progress_bar=show_progress_bar, **options)
 
         if output_value != "sentence_embedding":
@@ -732,12 +734,6 @@ def _no_single_text(inputs: Any) -> Iterable[object]:
             f"found an array of shape {inputs.shape}, expected one dimension of texts; use array.ravel()"
         )
     return inputs
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 # What encode with the fast engine does not call, but must agree with.

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -33,6 +32,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from minilm.errors import InputError
+from minilm.plain_json import parse_json
 
 Row: TypeAlias = "tuple[int, list[str]]"  # the line that it starts on, counted from 1, and its cells
 
@@ -209,8 +209,8 @@ def json_rows(path: str | os.PathLike[str], lines: Iterable[str]) -> Iterator[tu
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_no_key_twice)
-        except (ValueError, RecursionError) as error:
+            row = parse_json(line, object_pairs_hook=_no_key_twice)
+        except ValueError as error:
             raise _error(path, number, f"this is not JSON: {error}") from None
         if not isinstance(row, dict):
             raise _error(path, number, f"found {_shown(row)}, expected an object of columns: {{...}}")

@@ -65,6 +65,8 @@ def read_lines(path: str) -> list[str]:
 def _open(path: str, newline: str | None) -> Iterator[TextIO]:
     try:
         if path == "-":
+            if sys.stdin is None:
+                raise InputError("standard input is closed; give a file")
             sys.stdin.reconfigure(encoding="utf-8-sig", errors="strict", newline=newline)  # type: ignore[union-attr]
             yield sys.stdin
         else:

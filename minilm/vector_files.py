@@ -25,6 +25,7 @@ from numpy.lib import format as npy_format
 
 from minilm.checkpoint import read_json
 from minilm.errors import CheckpointError, InputError
+from minilm.plain_json import to_json
 
 if sys.platform != "win32":
     import fcntl
@@ -105,7 +106,7 @@ class VectorFile:
             os.fsync(self._file.fileno())
             journal = {"format": FORMAT, "rows": self.rows + len(vectors), "bytes": self._file.tell()}
             with open(self._temporary, "w", encoding="utf-8") as file:
-                json.dump({**journal, "state": state, "run": self._run}, file, indent=2)
+                file.write(to_json({**journal, "state": state, "run": self._run}, indent=2))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(self._temporary, self._journal)
@@ -220,10 +221,10 @@ class VectorFile:
             self._file.close()  # and with it the lock
 
 
-def jsonl_lines(texts: Sequence[str], vectors: Array) -> bytes:
-    """``{"text": …, "embedding": […]}`` for each row."""
+def jsonl_lines(texts: Sequence[str], vectors: Array, ensure_ascii: bool = False) -> bytes:
+    """``{"text": …, "embedding": […]}`` for each row, in UTF-8."""
     records = ({"text": text, "embedding": row} for text, row in zip(texts, vectors.tolist(), strict=True))
-    return b"".join(json.dumps(record, ensure_ascii=False).encode() + b"\n" for record in records)
+    return b"".join(to_json(record, ensure_ascii=ensure_ascii).encode() + b"\n" for record in records)
 
 
 class _Jsonl:

@@ -22,7 +22,7 @@ from minilm.evaluation.measures import spearman
 from minilm.internals import Comparison, compare
 from minilm.internals.cka import LinearCKA
 from minilm.internals.compare import nearest, percent
-from minilm.internals.html import visible
+from minilm.terminal import visible
 from minilm.tolerances import ATTRIBUTION_SUM, CKA, FIGURE_FLOAT64, FLOAT16_DISTANCE, PACKED_FLOAT32
 from minilm.training import MultipleNegativesRankingLoss, PairDataset, TrainingRecipe, train
 from minilm.training.docstrings import docstring_summaries

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 from minilm import SentenceEncoder
 from minilm.internals import compare
 from minilm.internals.explanation import Explanation, explain
-from minilm.internals.html import visible
+from minilm.terminal import visible
 from minilm.tolerances import FOUR_DIGITS, ONE_BYTE
 
 A = "How long does a sourdough loaf stay in the oven?"

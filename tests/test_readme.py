@@ -82,13 +82,14 @@ def test_the_map_names_every_file() -> None:
     names = {name for name in names if not name.endswith(("__init__.py", "py.typed"))}
     (file_map,) = (block for block in blocks("text") if block.startswith("minilm/\n"))
     stack: list[str] = []
-    mapped = set()
+    mapped = []
     for line in file_map.splitlines():
         if not (entry := re.match(r"( *)(\S+)", line)):
             continue
         depth = len(entry[1]) // 4
         stack = [*stack[:depth], entry[2]]
         if not entry[2].endswith("/"):
-            mapped.add("".join(stack))
-    assert names - mapped == set()
+            mapped.append("".join(stack))
+    assert len(mapped) == len(set(mapped))
+    assert names - set(mapped) == set()
     assert {name for name in mapped if not (ROOT / name).exists()} == set()

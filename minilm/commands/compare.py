@@ -18,6 +18,7 @@ from minilm.checkpoint import atomic_path
 from minilm.errors import InputError
 from minilm.internals.compare import compare
 from minilm.internals.components import read_pairs
+from minilm.terminal import say
 from minilm.text_files import read_texts
 
 
@@ -69,11 +70,11 @@ def run(args: argparse.Namespace) -> int:
     if args.html is not None:
         _write(args.html, found.to_html(max(args.top, 10)))
     if args.json == "-":
-        print(found.to_json())
+        say(*found.to_json().split("\n"))
     else:
         if args.json is not None:
             _write(args.json, found.to_json() + "\n")
-        print(found.to_text(args.top))
+        say(*found.to_text(args.top).split("\n"))
     return int(args.fail_if_different and not found.same)
 
 

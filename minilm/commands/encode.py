@@ -12,12 +12,12 @@ texts and options, the command goes on where it was, and the output has the same
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
 from minilm.errors import TruncationError
-from minilm.streaming import Cut, encode_chunks, encode_to_file, split
+from minilm.streaming import Cut, check_finite, encode_chunks, encode_to_file, split
+from minilm.terminal import needs_ascii, note, standard_output
 from minilm.text_files import count_lines, read_texts
 from minilm.vector_files import FORMATS, check_format, jsonl_lines
 
@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> int:
     cut, done = Cut(), 0
     try:
         if args.output == "-":
+            output = standard_output()
             for chunk in encode_chunks(model, split(texts), options):
-                sys.stdout.buffer.write(jsonl_lines(chunk.texts, chunk.vectors))
+                check_finite(chunk.vectors, chunk.start)
+                lines = jsonl_lines(chunk.texts, chunk.vectors, ensure_ascii=needs_ascii(output))
+                output.buffer.write(lines)
                 cut.add(chunk.tokens_lost)
                 done += len(chunk.texts)
         else:
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 model, texts, args.output, resume=not args.no_resume, total=total, say=_say, **options
             )
             done = file.rows
-            print(f"{args.output}: {file.description}", file=sys.stderr)
+            note(f"{args.output}: {file.description}")
     except KeyboardInterrupt:
         if Path(f"{args.output}.part").exists():
             _say(f"what is done is in {args.output}.part; the same command goes on after it")
@@ -96,4 +99,4 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"minilm encode: {message}", file=sys.stderr)
+    note(f"minilm encode: {message}")

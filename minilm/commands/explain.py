@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 
 from minilm.commands.options import add_model_arguments, load_model
 from minilm.errors import InputError
 from minilm.hub import MODEL_ID
 from minilm.internals.explanation import explain
 from minilm.internals.walk import walk
+from minilm.terminal import is_terminal, note, standard_output
 
 PIPE_WIDTH = 120
 
@@ -54,14 +54,15 @@ def run(args: argparse.Namespace) -> int:
     explanation = explain(model, *args.texts, baseline=args.baseline, steps=args.steps, name=args.model or MODEL_ID)
     if args.json:
         explanation.write_json(args.json)
-        print(f"{args.json}: all figures", file=sys.stderr)
+        note(f"{args.json}: all figures")
     if args.html:
         explanation.write_html(args.html)
-        print(f"{args.html}: open it in a browser", file=sys.stderr)
+        note(f"{args.html}: open it in a browser")
     if not (args.html or args.json):
-        terminal = sys.stdout.isatty()
+        output = standard_output()
+        terminal = is_terminal(output)
         colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         width = shutil.get_terminal_size().columns if terminal else PIPE_WIDTH
         for line in walk(explanation, width=width, colour=colour, token=args.token):
-            print(line)
+            print(line, file=output)  # clean, but for colours of its own
     return 0

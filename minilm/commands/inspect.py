@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 
 from minilm.checkpoint import WEIGHTS_FILE, inspect_tensors
 from minilm.folder import read_folder
 from minilm.hub import find_model
+from minilm.terminal import clean, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +27,15 @@ def run(args: argparse.Namespace) -> int:
     tensors = inspect_tensors(read_folder(folder).transformer_dir / WEIGHTS_FILE)
     if args.json:
         for tensor in tensors:
-            print(json.dumps(dataclasses.asdict(tensor)))
+            say_json(dataclasses.asdict(tensor))
         return 0
-    width = max(len(tensor.name) for tensor in tensors) + 2
-    print(f"{'tensor':{width}}  {'shape':>14}  {'type':8}  {'norm':>12}  sha256")
-    for tensor in tensors:
-        name = tensor.name if tensor.used else f"[{tensor.name}]"
+    names = [clean(tensor.name if tensor.used else f"[{tensor.name}]") for tensor in tensors]
+    width = max(map(len, ["tensor", *names]))
+    say(f"{'tensor':{width}}  {'shape':>14}  {'type':8}  {'norm':>12}  sha256")
+    for name, tensor in zip(names, tensors, strict=True):
         shape = " × ".join(map(str, tensor.shape))
-        print(f"{name:{width}}  {shape:>14}  {tensor.dtype:8}  {tensor.norm:12.5f}  {tensor.sha256[:16]}")
+        say(f"{name:{width}}  {shape:>14}  {tensor.dtype:8}  {tensor.norm:12.5f}  {tensor.sha256[:16]}")
     used = [tensor for tensor in tensors if tensor.used]
     parameters = sum(tensor.elements for tensor in used)
-    print(f"\n{len(tensors)} tensors, {len(used)} of them used: {parameters:,} parameters ({folder})")
+    say("", f"{len(tensors)} tensors, {len(used)} of them used: {parameters:,} parameters ({folder})")
     return 0

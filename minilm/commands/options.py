@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from minilm.config import DTYPES
+from minilm.errors import CheckpointError
+from minilm.hub import MODEL_ID
 from minilm.sentence_encoder import ENGINES, SentenceEncoder
 
 
@@ -54,14 +56,29 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
-    """The model that the arguments describe."""
-    return SentenceEncoder.from_pretrained(
+    """The model that the arguments describe.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite, or what ``SentenceEncoder.from_pretrained`` says.
+    """
+    model = SentenceEncoder.from_pretrained(
         args.model,
         device=args.device,
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         engine=getattr(args, "engine", "fast"),
         weight_precision=getattr(args, "weight_precision", None),
     )
+    check_weights(model, args.model)
+    return model
+
+
+def check_weights(model: SentenceEncoder, name: str | None) -> None:
+    """Raises a :class:`CheckpointError` when a weight is NaN or infinite, since such vectors mean nothing."""
+    if broken := [name for name, weight in model.encoder.named_parameters() if not weight.isfinite().all()]:
+        raise CheckpointError(
+            f"{name or MODEL_ID} has NaN or infinity in {len(broken)} of its tensors ({broken[0]}), so its vectors "
+            f"would mean nothing; 'minilm inspect' shows every tensor"
+        )
 
 
 def encode_options(args: argparse.Namespace) -> dict[str, Any]:

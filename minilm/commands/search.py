@@ -9,7 +9,6 @@ Each result is: score, file:line, the passage. Files that are not text are named
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 
@@ -17,6 +16,8 @@ from minilm.commands.options import add_encode_arguments, add_model_arguments, e
 from minilm.errors import InputError
 from minilm.passages import Passage, read_passages
 from minilm.similarity import semantic_search
+from minilm.streaming import check_finite
+from minilm.terminal import clean, is_terminal, note, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,28 +40,30 @@ def run(args: argparse.Namespace) -> int:
         except (InputError, OSError) as error:
             if len(args.files) == 1:
                 raise
-            print(f"minilm search: passed over: {error}", file=sys.stderr)
+            note(f"minilm search: passed over: {error}")
     if not passages:
         raise InputError("there is no text in these files")
     options = encode_options(args)
     query = model.encode_query(args.query, convert_to_tensor=True, **options)
     options |= {"prompt": None, "prompt_name": None}  # those asked for are the query's; passages have the model's own
     corpus = model.encode_document([passage.text for passage in passages], convert_to_tensor=True, **options)
+    check_finite(query[None])
+    check_finite(corpus)
     (hits,) = semantic_search(query, corpus, top_k=args.top_k)
     for hit in hits:
         passage = passages[hit["corpus_id"]]
         if args.json:
             record = {"score": hit["score"], "file": passage.path, "line": passage.line, "text": passage.text}
-            print(json.dumps(record, ensure_ascii=False))
+            say_json(record)
         else:
-            start = f"{hit['score']:6.3f}  {passage.path}:{passage.line}  "
-            print(start + _fitting(passage.text, len(start)))
+            start = clean(f"{hit['score']:6.3f}  {passage.path}:{passage.line}  ")
+            say(start + _fitting(clean(passage.text), len(start)))
     return 0
 
 
 def _fitting(text: str, used: int) -> str:
     """The text, cut to the terminal's width; whole in a pipe."""
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         return text
     room = max(20, shutil.get_terminal_size().columns - used)
     return text if len(text) <= room else text[: room - 1] + "…"

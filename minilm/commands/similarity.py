@@ -11,6 +11,8 @@ import argparse
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
 from minilm.errors import InputError
+from minilm.streaming import check_finite
+from minilm.terminal import say, standard_output
 from minilm.text_files import read_lines
 
 
@@ -32,8 +34,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"found {len(args.inputs)} {what}, expected {' or '.join(map(str, expected))}")
     if not (args.pairwise or args.all):
         model = load_model(args)
-        first, second = model.encode(args.inputs, **encode_options(args))
-        print(f"{model.similarity(first, second).item():.4f}")
+        first, second = vectors = model.encode(args.inputs, **encode_options(args))
+        check_finite(vectors)
+        say(f"{model.similarity(first, second).item():.4f}")
         return 0
     sides = [read_lines(path) for path in args.inputs]
     if args.pairwise and len(sides[0]) != len(sides[1]):
@@ -42,11 +45,14 @@ def run(args: argparse.Namespace) -> int:
         )
     model = load_model(args)
     vectors = [model.encode(side, convert_to_tensor=True, **encode_options(args)) for side in sides]
+    for side in vectors:
+        check_finite(side)
+    output = standard_output()
     if args.pairwise:
         for score in model.similarity_pairwise(*vectors).tolist():
-            print(f"{score:.4f}")
+            print(f"{score:.4f}", file=output)
     else:
         for left in vectors[0].split(1024):  # a thousand rows at a time, whatever the files' length
             for row in model.similarity(left, vectors[-1]).tolist():
-                print("\t".join(f"{score:.4f}" for score in row))
+                print("\t".join(f"{score:.4f}" for score in row), file=output)
     return 0

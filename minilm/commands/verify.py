@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -30,6 +29,7 @@ from minilm.invariance import check_batch_invariance
 from minilm.layouts import Layout
 from minilm.parity import TEXTS, compare_encode, load_reference
 from minilm.sentence_encoder import SentenceEncoder
+from minilm.terminal import say, say_json
 from minilm.tolerances import PACKED_FLOAT32
 from minilm.training.receipt import RECEIPT_FILE, Receipt, file_sha256
 
@@ -57,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
     folder = hub.find_model(args.model)
     checks = []
     if not args.json:
-        print(folder)
+        say(str(folder))
     published = args.model is None or args.model in hub.ALIASES
     for check in _checks(folder, published, args.compositions):
         checks.append(check)
         if args.json:
-            print(json.dumps(asdict(check)), flush=True)
+            say_json(asdict(check))
         else:
-            print(f"{check.check:44}  {check.found:64}  {check.result}", flush=True)
+            say(f"{check.check:44}  {check.found:64}  {check.result}")
     return int(any(check.result == "FAILED" for check in checks))
 
 

@@ -10,15 +10,14 @@ difference in the primary metric has a 95 % interval from a paired bootstrap.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from minilm.checkpoint import atomic_path
+from minilm.commands.options import check_weights
 from minilm.config import DTYPES
 from minilm.errors import InputError
 from minilm.evaluation.binary_classification import BinaryClassificationEvaluator
@@ -27,9 +26,11 @@ from minilm.evaluation.evaluator import BaseEvaluator, Outcome
 from minilm.evaluation.retrieval import InformationRetrievalEvaluator, load_beir
 from minilm.evaluation.similarity import EmbeddingSimilarityEvaluator
 from minilm.evaluation.triplets import TripletEvaluator
+from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.tables import Table, read_table
+from minilm.terminal import note, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,13 +113,13 @@ def run(args: argparse.Namespace) -> int:
         difference = paired_bootstrap(outcomes[0], outcomes[1], args.resamples, args.seed)
 
     if args.json is not None:
-        text = json.dumps(_result(evaluator, data, unit, models, outcomes, difference), indent=2, allow_nan=False)
+        text = to_json(_result(evaluator, data, unit, models, outcomes, difference), null=True, indent=2)
         if args.json == "-":
-            print(text)
+            say(*text.split("\n"))
             return 0
         with atomic_path(args.json) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-    print(_table(evaluator, data, unit, models, outcomes, difference))
+    say(*_table(evaluator, data, unit, models, outcomes, difference).split("\n"))
     return 0
 
 
@@ -167,15 +168,17 @@ def _evaluator(args: argparse.Namespace) -> tuple[BaseEvaluator, str, str]:
 
 def _read(path: str, columns: tuple[str, ...], called: list[str] | None) -> Table:
     table = read_table(path, columns, called=called)
-    print(f"minilm evaluate: {table}", file=sys.stderr)
+    note(f"minilm evaluate: {table}")
     return table
 
 
 def _load(model: str, args: argparse.Namespace) -> SentenceEncoder:
     dtype = getattr(torch, args.dtype) if args.dtype else None
-    return SentenceEncoder.from_pretrained(
+    loaded = SentenceEncoder.from_pretrained(
         model, device=args.device, dtype=dtype, weight_precision=args.weight_precision
     )
+    check_weights(loaded, model)
+    return loaded
 
 
 def _result(

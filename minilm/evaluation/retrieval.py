@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from minilm.evaluation.measures import (
     recall_at_k,
 )
 from minilm.layouts import Layout
+from minilm.plain_json import to_json
 from minilm.similarity import ScoreFunction
 from minilm.tables import Table, read_table
 
@@ -274,7 +274,7 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         lines = []
         for query_id, query, hits in zip(self.query_ids, self.queries, rankings, strict=True):
             results = [{"corpus_id": document, "score": score} for score, document in hits]
-            lines.append(json.dumps({"query_id": query_id, "query": query, "results": results}) + "\n")
+            lines.append(to_json({"query_id": query_id, "query": query, "results": results}, null=True) + "\n")
         return "".join(lines)
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Baseline: TypeAlias = Literal["pad", "mask", "zero"]
 MASKS = ("[MASK]", "<mask>")  # BERT's and XLM-R's
 TOKENS_AT_A_TIME = 2048  # in one forward pass: bounds the memory, and fits the processor's cache
+MOST_STEPS = 1000  # the points are eigenvalues of a matrix of this size
 
 
 # ---- exact: pairs of contextual tokens ------------------------------------------------------------
@@ -207,10 +208,10 @@ def integrated_gradients(
         similarity: any of the model's four; None takes the model's own.
 
     Raises:
-        InputError: an unknown baseline, one that the tokenizer does not have, or no steps.
+        InputError: an unknown baseline, one that the tokenizer does not have, or a number of steps out of range.
     """
-    if steps < 1:
-        raise InputError(f"steps is {steps}, expected at least 1")
+    if not 1 <= steps <= MOST_STEPS:
+        raise InputError(f"steps is {steps}, expected 1 to {MOST_STEPS:,}")
     places, weights = np.polynomial.legendre.leggauss(steps)  # on -1 … 1
     method = f"integrated gradients from {baseline}, {steps} steps"
     return _along_the_line(model, text, other, baseline, (places + 1) / 2, weights / 2, similarity, method, True)

@@ -34,6 +34,7 @@ from minilm.folder import Pipeline, read_folder
 from minilm.hub import find_model
 from minilm.internals.attribution import token_pairs
 from minilm.internals.cka import LinearCKA
+from minilm.plain_json import to_json
 from minilm.plan import packed_batches
 from minilm.progress import progress
 from minilm.sentence_encoder import SentenceEncoder
@@ -380,7 +381,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+        return to_json(self.to_dict(), indent=1)
 
     def to_html(self, top: int = 10) -> str:
         """The report as one self-contained page, with the ``top`` texts and pairs."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from minilm.internals.compare import Comparison, PairChange, PartChange, TensorChange, TextChange, percent
-from minilm.internals.html import Html, bar, escape, page, table, text_cell, visible
+from minilm.internals.html import Html, bar, escape, page, table, text_cell
+from minilm.terminal import visible
 
 WIDTH = 72  # characters of a text in the terminal
 ON_PAGE = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-from minilm.internals.html import visible
+from minilm.terminal import visible
 
 # Of the terminal's 256 colours, by strength: adds to the score, takes from it. Black text on each.
 ADDS, TAKES = (223, 216, 209, 202), (153, 117, 75, 39)

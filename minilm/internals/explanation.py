@@ -7,7 +7,6 @@ prints it (walk.py) and writes it as a page (page.py).
 from __future__ import annotations
 
 import base64
-import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from minilm.internals.attribution import (
 from minilm.internals.components import ComponentTable, component_table
 from minilm.internals.layers import LayerByLayer, layer_by_layer
 from minilm.internals.trace import trace
+from minilm.plain_json import to_json
 from minilm.pooling import PoolingMode, list_after_pooling
 from minilm.similarity import truncate_embeddings
 from minilm.tokens import check_texts
@@ -165,7 +165,7 @@ class Explanation:
     def write_json(self, path: str | os.PathLike[str]) -> None:
         """Writes :meth:`to_dict` into a file."""
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), ensure_ascii=False), encoding="utf-8")
+            temporary.write_text(to_json(self.to_dict(), ensure_ascii=False), encoding="utf-8")
 
     def write_html(self, path: str | os.PathLike[str]) -> None:
         """Writes one self-contained page: see page.py."""

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.internals.html import visible
+from minilm.terminal import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,31 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
+from minilm.terminal import visible
+
 # An HTML fragment: text that is escaped already.
 Html: TypeAlias = str
-
-_JOINERS = "\u200c\u200d"  # part of Persian words and of emoji; they reorder nothing
-
-
-def visible(text: str, most: int | None = None) -> str:
-    """The text on one line, with what cannot be seen written out, e.g. ``\\u202e``, and cut after
-    ``most`` characters. Nothing in it can steer a terminal or turn the direction of its neighbours.
-    """
-    cut = most is not None and len(text) > most
-    shown = "".join(map(_visible, text[: most - 1] if cut and most else text))
-    return (shown + "…" if cut else shown) or "(empty)"
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t\r":
-        return {"\n": "⏎", "\t": "⇥", "\r": "␍"}[character]
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in _JOINERS:
-        return f"\\u{ord(character):04x}"
-    return character
 
 
 def escape(text: str, most: int | None = None) -> Html:

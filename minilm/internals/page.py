@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from html import escape as escape_html
 from importlib import resources
@@ -19,7 +18,9 @@ import torch
 from torch import Tensor
 
 from minilm.internals.explanation import Explanation, TextSteps
-from minilm.internals.html import escape, visible
+from minilm.internals.html import escape
+from minilm.plain_json import to_json
+from minilm.terminal import visible
 
 # Attention has L · H · T² numbers, 4.7 million for a text of 256 tokens. Up to this many in all go in as
 # float32; beyond it each as one byte, 255 √p rounded, which is right to 0.004 and near 0 much closer.
@@ -56,7 +57,7 @@ def page(title: str, body: str, css: str, script: str, data: object) -> str:
     """
     allowed = f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(css)}"
     allowed += "; base-uri 'none'; form-action 'none'"
-    figures = json.dumps(data, separators=(",", ":"))  # ASCII: also U+2028 is an escape
+    figures = to_json(data, separators=(",", ":"))  # ASCII: also U+2028 is an escape
     for character in "<>&":
         figures = figures.replace(character, f"\\u{ord(character):04x}")
     return (

@@ -11,7 +11,7 @@ from torch import Tensor
 from minilm.errors import InputError
 from minilm.internals.display import columns, fit, shaded
 from minilm.internals.explanation import Explanation, TextSteps
-from minilm.internals.html import visible
+from minilm.terminal import visible
 
 TOKENS_SHOWN = 24  # of a long text; the page and the JSON file have all
 PAIRS_SHOWN = 8

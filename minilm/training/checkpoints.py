@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from minilm.checkpoint import from_json, read_json, read_tensors
 from minilm.errors import CheckpointError, InputError, MinilmError
+from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
 
 STATE_TENSORS = "training_state.safetensors"
@@ -123,7 +124,7 @@ def save_checkpoint(
                 tensors[f"gradient.{name}"] = parameter.grad.cpu().contiguous()
         safetensors.torch.save_file(tensors, temporary / STATE_TENSORS)
         content = {"state": asdict(state), **identity}
-        (temporary / STATE_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (temporary / STATE_JSON).write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
         for file in temporary.rglob("*"):
             _sync(file)
         _remove(path)

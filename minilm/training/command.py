@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
@@ -20,6 +19,7 @@ from minilm.evaluation import EmbeddingSimilarityEvaluator, InformationRetrieval
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.tables import read_table
+from minilm.terminal import note, say
 from minilm.training.data import PairDataset
 from minilm.training.losses import (
     DIRECTIONS,
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
     model = SentenceEncoder.from_pretrained(args.model, device=join_processes(args.device))
     if Processes().first:
         for path, dataset in zip(args.pairs, datasets, strict=True):
-            print(f"minilm train: {path}: {len(dataset):,} rows; columns {', '.join(dataset.columns)}", file=sys.stderr)
+            note(f"minilm train: {path}: {len(dataset):,} rows; columns {', '.join(dataset.columns)}")
     if args.max_seq_length is not None:
         model.max_seq_length = args.max_seq_length
     result = train_with_records(
@@ -181,9 +181,9 @@ def run(args: argparse.Namespace) -> int:
         card_samples=not args.no_card_samples,
     )
     if Processes().first:
-        print(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
+        say(f"{result.global_step:,} steps, mean loss {result.training_loss:.4f}; the model is in {args.output}")
         if result.best_metric is not None:
-            print(f"best evaluation: {result.best_metric:.4f}")
+            say(f"best evaluation: {result.best_metric:.4f}")
     return 0
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from minilm.errors import CheckpointError
+from minilm.plain_json import parse_json, to_json
 
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
@@ -52,8 +51,7 @@ class TrainingLog:
     def write(self, **fields: float) -> None:
         """Adds a line: a JSON object of the fields in their order; null where a number is not finite."""
         if self._file is not None:
-            finite = {name: value if math.isfinite(value) else None for name, value in fields.items()}
-            line = json.dumps(finite).encode() + b"\n"
+            line = to_json(fields, null=True).encode() + b"\n"
             if self._file.write(line) != len(line):
                 raise OSError(f"cannot write {self.path}: the disk is full")
             self.bytes += len(line)
@@ -92,11 +90,11 @@ def _parse(content: bytes, path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(content.splitlines(), start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             whole = {"step", "epoch"} <= row.keys() and ("loss" not in row or row.keys() >= _TRAINING)
             whole = whole and isinstance(row["step"], int)
             whole = whole and all(isinstance(value, (int, float, type(None))) for value in row.values())
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, AttributeError):
             whole = False
         if not whole:
             raise CheckpointError(f"{path}, line {number}: {line[:80]!r} is no line of a log; was it edited?")

@@ -22,6 +22,7 @@ from torch import nn
 from minilm.checkpoint import atomic_path, from_json, read_json, weights_sha256
 from minilm.config import DTYPES
 from minilm.errors import CheckpointError, InputError
+from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.training.data import PairDataset
@@ -116,7 +117,7 @@ class Receipt:
         """Writes ``training_receipt.json``."""
         content = {"format": FORMAT, **dataclasses.asdict(self)}
         with atomic_path(Path(folder) / RECEIPT_FILE) as file:
-            file.write_bytes((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+            file.write_bytes((to_json(content, indent=2, ensure_ascii=False) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Receipt:

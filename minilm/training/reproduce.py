@@ -25,6 +25,7 @@ from minilm.checkpoint import weights_sha256
 from minilm.errors import CheckpointError, InputError
 from minilm.pooling import list_after_pooling
 from minilm.sentence_encoder import SentenceEncoder
+from minilm.terminal import say
 from minilm.tolerances import TRAINING_REORDERED
 from minilm.training.data import PairDataset
 from minilm.training.log import LOG_FILE, read_log
@@ -321,8 +322,8 @@ def run(args: argparse.Namespace) -> int:
         output_dir=args.output,
         threads=args.threads,
         device=device,
-        say=lambda message: print(message, flush=True) if first else None,
+        say=lambda message: say(message) if first else None,
     )
     if first:
-        print(result.report())
+        say(*result.report().split("\n"))
     return 0 if result.same_bits else 1

@@ -656,7 +656,7 @@ def _not_finite(
     shown = "\n  ".join(" | ".join(f"{text!r:.60}" for text in row) for row in texts[:8])
     kept = checkpoints.last_good(output_dir)
     return NonFiniteError(
-        f"{what}, so training stopped; {kept}. The texts of the step ({places}) begin:\n  {shown}\nCommon causes: a "
+        f"{what}, so training stopped; {kept}. The texts of the step ({places}) begin:\n  {shown}\n  Common causes: a "
         "learning rate that is too high, fp16, or gradients that are not clipped.",
         step,
         texts,

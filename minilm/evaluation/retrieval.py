@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.evaluation.evaluator import BaseEvaluator, Outcome, Row, check_similarity_names
+from minilm.evaluation.evaluator import BaseEvaluator, Outcome, Row, similarity_names
 from minilm.evaluation.measures import (
     Floats,
     RankedResults,
@@ -26,8 +27,9 @@ from minilm.evaluation.measures import (
     recall_at_k,
 )
 from minilm.layouts import Layout
-from minilm.similarity import ScoreFunction
+from minilm.similarity import ScoreFunction, best_first, similarity_function
 from minilm.tables import read_table
+from minilm.tokens import check_texts
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -85,8 +87,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         name: str = "",
         write_csv: bool = True,
         truncate_dim: int | None = None,
-        score_functions: Mapping[str, ScoreFunction] | None = None,
-        main_score_function: str | None = None,
+        score_functions: Mapping[str, ScoreFunction | str | Enum] | None = None,
+        main_score_function: str | Enum | None = None,
         query_prompt: str | None = None,
         query_prompt_name: str | None = None,
         corpus_prompt: str | None = None,
@@ -97,9 +99,9 @@ class InformationRetrievalEvaluator(BaseEvaluator):
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
         self.query_ids = [query_id for query_id in queries if relevant_docs.get(query_id)]
-        self.queries = [queries[query_id] for query_id in self.query_ids]
+        self.queries = check_texts([queries[query_id] for query_id in self.query_ids])
         self.corpus_ids = list(corpus)
-        self.corpus = list(corpus.values())
+        self.corpus = check_texts(list(corpus.values()))
         self.relevant_docs = relevant_docs
         self.corpus_chunk_size = corpus_chunk_size
         self.mrr_at_k = mrr_at_k
@@ -107,8 +109,10 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         self.accuracy_at_k = accuracy_at_k
         self.precision_recall_at_k = precision_recall_at_k
         self.map_at_k = map_at_k
-        self.score_functions = score_functions
-        self.main_score_function = main_score_function
+        self.score_functions = {name: similarity_function(f) for name, f in (score_functions or {}).items()}
+        self.main_score_function = (
+            main_score_function.value if isinstance(main_score_function, Enum) else main_score_function
+        )
         self.query_prompt = query_prompt
         self.query_prompt_name = query_prompt_name
         self.corpus_prompt = corpus_prompt
@@ -128,8 +132,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
             raise InputError("the corpus has no documents, expected at least one")
         if not self.queries:
             raise InputError("no query has a relevant document; are the ids in relevant_docs those of the queries?")
-        if self.score_functions is None:
-            check_similarity_names(self.main_score_function)
+        if not self.score_functions:
+            similarity_names(self.main_score_function, None, "main_score_function")
         elif self.main_score_function not in (None, *self.score_functions):
             raise InputError(
                 f"main_score_function is {self.main_score_function!r}, expected one of {list(self.score_functions)}"
@@ -189,16 +193,11 @@ class InformationRetrievalEvaluator(BaseEvaluator):
     def _best(self, scores: Tensor, ids: Sequence[str]) -> list[Hits]:
         """The best ``max_k`` of ``[Q, N]`` scores in each row, equal ones by id."""
         by_id = sorted(range(len(ids)), key=lambda index: ids[index])
-        scores = scores[:, torch.tensor(by_id, device=scores.device)]
-        k = min(self.max_k, len(ids))
-        # topk alone would choose among equals at random.
-        least = scores.topk(k, dim=1).values[:, -1:].cpu().numpy()
-        found = []
-        for row, limit in zip(scores.cpu().numpy(), least, strict=True):
-            candidates = np.flatnonzero(row >= limit)
-            order = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-            found.append([(score, ids[by_id[i]]) for score, i in zip(row[order].tolist(), order.tolist(), strict=True)])
-        return found
+        best, places = best_first(scores[:, torch.tensor(by_id, device=scores.device)], self.max_k)
+        return [
+            [(score, ids[by_id[place]]) for score, place in zip(*row, strict=True)]
+            for row in zip(best.tolist(), places.tolist(), strict=True)
+        ]
 
     # ---- measures -------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import Enum
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,7 +45,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from minilm.errors import InputError, check_choice
-from minilm.similarity import cos_sim
+from minilm.similarity import cos_sim, similarity_function
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 PartitionMode: TypeAlias = Literal["joint", "per_direction"]
@@ -62,7 +63,7 @@ class _RankingLoss(nn.Module):
     def __init__(
         self,
         scale: float = 20.0,
-        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] | str | Enum = cos_sim,
         *,
         gather_across_devices: bool = False,
         directions: Sequence[Direction] = ("query_to_doc",),
@@ -73,7 +74,7 @@ class _RankingLoss(nn.Module):
         super().__init__()
         _check_options(scale, directions, partition_mode, hardness_mode, hardness_strength)
         self.scale = scale
-        self.similarity_fct = similarity_fct
+        self.similarity_fct = similarity_function(similarity_fct, "similarity_fct")
         self.gather_across_devices = gather_across_devices
         self.directions = tuple(directions)
         self.partition_mode = partition_mode
@@ -170,7 +171,8 @@ class MultipleNegativesRankingLoss(_RankingLoss):
 
     Args:
         scale: ``s``, one over the temperature.
-        similarity_fct: ``[a, D]``, ``[b, D]`` → ``[a, b]``, higher is nearer: ``cos_sim``, ``dot_score`` …
+        similarity_fct: ``[a, D]``, ``[b, D]`` → ``[a, b]``, higher is nearer: ``cos_sim``, ``dot_score`` …,
+            or the name of one, such as "dot".
         gather_across_devices: score against the documents of all processes of ``torch.distributed``.
             Each process gives the mean over its own anchors, and gradients flow to the documents'
             processes, so that DistributedDataParallel's average is the gradient of one process with
@@ -237,7 +239,7 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
     def __init__(
         self,
         scale: float = 20.0,
-        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] | str | Enum = cos_sim,
         *,
         mini_batch_size: int = 32,
         **options: Any,

@@ -70,7 +70,7 @@ class BinaryClassificationEvaluator(BaseEvaluator):
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        self.sentences1, self.sentences2 = text_columns("pairs", sentences1=sentences1, sentences2=sentences2)
+        self.sentences1, self.sentences2 = text_columns(sentences1=sentences1, sentences2=sentences2)
         check_lengths("pairs", sentences1=self.sentences1, sentences2=self.sentences2, labels=labels)
         self.similarity_fn_names = similarity_names(None, similarity_fn_names, "")
         for index, label in enumerate(labels):

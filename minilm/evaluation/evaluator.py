@@ -193,11 +193,10 @@ def check_lengths(unit: str, **columns: Sequence[object]) -> None:
         raise InputError(f"there are no {unit}, expected at least one")
 
 
-def text_columns(unit: str, **columns: Iterable[str]) -> list[list[str]]:
+def text_columns(**columns: Iterable[str]) -> list[list[str]]:
     """Columns of texts, each as a list.
 
     Raises:
-        InputError: they are not equally long, or empty.
         TextTypeError: a column holds something else than texts; names the column and the item.
     """
     checked = {}
@@ -206,7 +205,6 @@ def text_columns(unit: str, **columns: Iterable[str]) -> list[list[str]]:
             checked[name] = check_texts(texts)
         except TextTypeError as error:
             raise TextTypeError(f"{name}: {error}") from None
-    check_lengths(unit, **checked)
     return list(checked.values())
 
 

@@ -72,7 +72,7 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        self.sentences1, self.sentences2 = text_columns("pairs", sentences1=sentences1, sentences2=sentences2)
+        self.sentences1, self.sentences2 = text_columns(sentences1=sentences1, sentences2=sentences2)
         check_lengths("pairs", sentences1=self.sentences1, sentences2=self.sentences2, scores=scores)
         self.similarity_fn_names = similarity_names(main_similarity, similarity_fn_names, "main_similarity")
         if precision is not None and precision not in PRECISIONS:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minilm.evaluation.evaluator import BaseEvaluator, Outcome, similarity_names, text_columns
+from minilm.evaluation.evaluator import BaseEvaluator, Outcome, check_lengths, similarity_names, text_columns
 from minilm.evaluation.measures import Integers
 from minilm.layouts import Layout
 from minilm.similarity import SIMILARITY, similarity_name
@@ -59,8 +59,9 @@ class TripletEvaluator(BaseEvaluator):
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
         self.anchors, self.positives, self.negatives = text_columns(
-            "triplets", anchors=anchors, positives=positives, negatives=negatives
+            anchors=anchors, positives=positives, negatives=negatives
         )
+        check_lengths("triplets", anchors=self.anchors, positives=self.positives, negatives=self.negatives)
         margins = margin if isinstance(margin, Mapping) else dict.fromkeys(SIMILARITY, margin or 0)
         self.margin = dict.fromkeys(SIMILARITY, 0.0)
         self.margin |= {similarity_name(name, "margin's key"): value for name, value in margins.items()}

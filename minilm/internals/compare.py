@@ -484,7 +484,13 @@ def compare(
     scores: ScoreChange | None = None
     every = list(dict.fromkeys([*distinct, *(text for pair in given_pairs or () for text in pair)]))
     encoded = [
-        model.encode(every, convert_to_tensor=True, truncation="silent", show_progress_bar=show_progress_bar).cpu()
+        model.encode(
+            every,
+            convert_to_tensor=True,
+            truncation="silent",
+            non_finite="silent",
+            show_progress_bar=show_progress_bar,
+        ).cpu()
         for model in models
     ]
     if broken := _not_finite(encoded, every, tensors):

@@ -3,6 +3,8 @@ and what to do; each class is also the built-in error that a caller would catch.
 
 import os
 from collections.abc import Mapping, Sequence
+from operator import index
+from typing import SupportsIndex
 
 
 class MinilmError(Exception):
@@ -87,10 +89,25 @@ class LossyPrecisionWarning(UserWarning):
     """A precision was chosen that changes the vectors beyond rounding of their own type."""
 
 
+class NonFiniteWarning(UserWarning):
+    """Vectors have infinite numbers or numbers that are not numbers (NaN)."""
+
+
+class IgnoredArgumentWarning(UserWarning):
+    """Two arguments were given of which only one can hold; the other is ignored."""
+
+
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raises an :class:`InputError` that lists the choices when ``value`` is none of them."""
     if value not in choices:
         raise InputError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")
+
+
+def check_positive(**numbers: object) -> None:
+    """Raises an :class:`InputError` for what is not a whole number of at least 1."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, SupportsIndex) or index(number) < 1:
+            raise InputError(f"{name} is {number!r}, expected a whole number of at least 1")
 
 
 def describe_cut(

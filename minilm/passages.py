@@ -19,8 +19,9 @@ class Passage:
     text: str
 
 
-def read_passages(path: str, tokenizer: Tokenizer) -> list[Passage]:
-    """The passages of a text file: its paragraphs, divided where they are over the model's limit.
+def read_passages(path: str, tokenizer: Tokenizer, prompt: str = "") -> list[Passage]:
+    """The passages of a text file: its paragraphs, divided where they and the prompt before them are over the model's
+    limit. The prompt is no part of a passage.
 
     A paragraph ends at an empty line. One that is too long is divided between lines, and a line
     that is too long by itself between words, so nothing of a file is cut off. (A single word over
@@ -33,8 +34,8 @@ def read_passages(path: str, tokenizer: Tokenizer) -> list[Passage]:
     passages = []
     for has_text, lines in groupby(numbered, key=lambda numbered_line: bool(numbered_line[1].strip())):
         if has_text:
-            pieces = [(number, piece) for number, line in lines for piece in _split_line(line.strip(), tokenizer)]
-            passages += [Passage(path, number, text) for number, text in _join(pieces, tokenizer)]
+            pieces = [(number, piece) for number, line in lines for piece in _split(line.strip(), tokenizer, prompt)]
+            passages += [Passage(path, number, text) for number, text in _join(pieces, tokenizer, prompt)]
     return passages
 
 
@@ -48,26 +49,28 @@ def _lengths(texts: list[str], tokenizer: Tokenizer) -> list[int]:
     return [len(ids) + tokenized.tokens_lost.get(i, 0) - 2 for i, ids in enumerate(tokenized.ids)]
 
 
-def _split_line(line: str, tokenizer: Tokenizer) -> list[str]:
-    if _lengths([line], tokenizer)[0] <= _room(tokenizer):
+def _split(line: str, tokenizer: Tokenizer, prompt: str) -> list[str]:
+    if _lengths([prompt + line], tokenizer)[0] <= _room(tokenizer):
         return [line]
     words = line.split()
-    return [text for _, text in _join([(0, word) for word in words], tokenizer)]
+    return [text for _, text in _join([(0, word) for word in words], tokenizer, prompt)]
 
 
-def _join(pieces: list[tuple[int, str]], tokenizer: Tokenizer) -> Iterator[tuple[int, str]]:
+def _join(pieces: list[tuple[int, str]], tokenizer: Tokenizer, prompt: str) -> Iterator[tuple[int, str]]:
     """Neighbouring (line, text) pieces joined while they fit. White space separates tokens, so the
-    tokens of a joined text are those of its pieces."""
+    tokens of a joined text are those of its pieces. The prompt may run into the first piece."""
     joined: list[str] = []
     first, used = 0, 0
-    lengths = _lengths([text for _, text in pieces], tokenizer)
-    for (number, text), length in zip(pieces, lengths, strict=True):
-        if joined and used + length > _room(tokenizer):
+    texts = [text for _, text in pieces]
+    following = _lengths(texts, tokenizer)
+    starting = _lengths([prompt + text for text in texts], tokenizer) if prompt else following
+    for i, (number, text) in enumerate(pieces):
+        if joined and used + following[i] > _room(tokenizer):
             yield first, " ".join(joined)
-            joined, used = [], 0
+            joined = []
         if not joined:
-            first = number
+            first, used = number, 0
+        used += following[i] if joined else starting[i]
         joined.append(text)
-        used += length
     if joined:
         yield first, " ".join(joined)

@@ -6,11 +6,13 @@ model, with its names and arguments, so that code moves over by changing the imp
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -24,14 +26,16 @@ from minilm.devices import best_device, check_device
 from minilm.encoder import Attention, Encoder, EncoderOutput
 from minilm.errors import (
     CheckpointWarning,
+    IgnoredArgumentWarning,
     InputError,
     LossyPrecisionWarning,
+    NonFiniteWarning,
     SlowPrecisionWarning,
-    TextTypeError,
     TruncationError,
     TruncationWarning,
     caller_level,
     check_choice,
+    check_positive,
     describe_cut,
 )
 from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, why_plain
@@ -47,16 +51,18 @@ from minilm.similarity import (
     Precision,
     Vectors,
     quantize_embeddings,
+    similarity_name,
     truncate_embeddings,
 )
 from minilm.tokenizer_files import read_tokenizer
-from minilm.tokens import Tokenizer, check_texts
+from minilm.tokens import Tokenizer, as_python, check_texts, text_items
 
 if TYPE_CHECKING:
     from minilm.internals.intervene import Action
     from minilm.internals.trace import Trace
 
 Truncation: TypeAlias = Literal["warn", "error", "silent"]
+NonFinite: TypeAlias = Literal["warn", "error", "silent"]
 TokensLost: TypeAlias = Callable[[Mapping[int, int]], object]
 OutputValue: TypeAlias = Literal["sentence_embedding", "token_embeddings"]
 WeightPrecision: TypeAlias = Literal["int8"]
@@ -94,12 +100,15 @@ class SentenceEncoder(nn.Module):
         normalize: scale vectors to length 1, as all-MiniLM-L6-v2 does.
         prompts: name → text that is put before each text when that name is asked for.
         default_prompt_name: the prompt that is used when none is asked for.
-        similarity_fn_name: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``.
+        similarity_fn_name: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``, or the member of
+            sentence-transformers' ``SimilarityFunction``; None for ``"cosine"``.
         truncate_dim: keep only the first dimensions of each vector.
         pooling_mode: ``"mean"`` of the token vectors, or ``"cls"``, the vector of ``[CLS]``.
         engine: ``"fast"`` or ``"plain"``, see :attr:`engine`.
 
     Attributes:
+        prompts, default_prompt_name, similarity_fn_name, truncate_dim: as given; may be set, and are
+            checked then.
         max_seq_length: the most tokens of a text; may be set, up to the encoder's positions.
         unused_tensors: what the checkpoint had beside the encoder; saved again as it came.
         origin: the name and revision on the hub that it was loaded by; None for another model.
@@ -113,21 +122,21 @@ class SentenceEncoder(nn.Module):
         normalize: bool = True,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
-        similarity_fn_name: str = "cosine",
+        similarity_fn_name: str | Enum | None = None,
         truncate_dim: int | None = None,
         pooling_mode: PoolingMode = "mean",
         engine: Engine = "fast",
     ):
         super().__init__()
-        if similarity_fn_name not in SIMILARITY:
-            raise InputError(f"similarity_fn_name is {similarity_fn_name!r}, expected one of {', '.join(SIMILARITY)}")
         self.encoder = encoder
         check_choice("pooling_mode", pooling_mode, tuple(POOLING))
         self.pooling = POOLING[pooling_mode]()
         self.normalize = after_pooling([None] if normalize else [])
         self.tokenizer = tokenizer
         # sentence-transformers always knows these two; empty until a checkpoint says otherwise.
-        self.prompts = {"query": "", "document": "", **(prompts or {})}
+        self._default_prompt_name: str | None = None
+        self.prompts = prompts or {}
+        self.prompts = {"query": "", "document": "", **self.prompts}
         self.default_prompt_name = default_prompt_name
         self.similarity_fn_name = similarity_fn_name
         self.truncate_dim = truncate_dim
@@ -135,7 +144,6 @@ class SentenceEncoder(nn.Module):
         self.unused_tensors: dict[str, Tensor] = {}
         self.origin: Origin | None = None
         self._calibration: PackedBatch | None = None  # for weights in int8
-        self._resolve_prompt(None, default_prompt_name)
 
     @classmethod
     def from_pretrained(
@@ -146,7 +154,7 @@ class SentenceEncoder(nn.Module):
         dtype: torch.dtype | None = None,
         prompts: Mapping[str, str] | None = None,
         default_prompt_name: str | None = None,
-        similarity_fn_name: str | None = None,
+        similarity_fn_name: str | Enum | None = None,
         truncate_dim: int | None = None,
         engine: Engine = "fast",
         weight_precision: WeightPrecision | None = None,
@@ -240,8 +248,9 @@ class SentenceEncoder(nn.Module):
     # ---- text → vector, one step after the other ------------------------------------------------
 
     def tokenize(self, texts: Iterable[str], layout: Layout = "padded") -> Batch:
-        """Texts → a batch of token ids on the model's device, cut at :attr:`max_seq_length`."""
-        ids = self.tokenizer(check_texts(_no_single_text(texts))).ids
+        """Texts → a batch of token ids on the model's device, cut at :attr:`max_seq_length`. As in the reference,
+        no prompt is put before them, the model's default one neither."""
+        ids = self.tokenizer(check_texts(texts)).ids
         return self._batch(ids, layout).to(self.device)
 
     def forward(
@@ -283,6 +292,7 @@ class SentenceEncoder(nn.Module):
         layout: Layout = "packed",
         engine: Engine | None = None,
         truncation: Truncation | TokensLost = "warn",
+        non_finite: NonFinite = "warn",
         output: str | os.PathLike[str] | Callable[[int, Any], object] | None = None,
         resume: bool = True,
     ) -> Any:
@@ -302,7 +312,8 @@ class SentenceEncoder(nn.Module):
             output_value: ``"sentence_embedding"``; ``"token_embeddings"`` for the last hidden state
                 of every token, padding removed, ``[CLS]`` and ``[SEP]`` kept; None for a dict of
                 both, the token ids and the mask for each text.
-            precision: of the result; see :func:`~minilm.similarity.quantize_embeddings`.
+            precision: of the result; see :func:`~minilm.similarity.quantize_embeddings`. Token embeddings are
+                then NumPy arrays, as in the reference, and int8 has one range for the tokens of all texts.
             convert_to_numpy, convert_to_tensor: the kind of result. Both False: a list of tensors.
             device: moves the model there first. A list of devices starts a process for each.
             normalize_embeddings: scale to length 1 once more, after ``truncate_dim``.
@@ -317,6 +328,8 @@ class SentenceEncoder(nn.Module):
             truncation: what to do about texts over the limit: ``"warn"`` with a
                 :class:`TruncationWarning`, ``"error"`` with a :class:`TruncationError` before
                 anything is computed, or ``"silent"``; or a function that takes text index → tokens lost.
+            non_finite: what to do about vectors with NaN or infinite numbers, which broken weights or a narrow
+                type give: ``"warn"`` with a :class:`NonFiniteWarning`, ``"error"`` or ``"silent"``.
             output: texts of any number in constant memory, ``chunk_size`` at a time or as many as
                 suit; the padded layout forms the reference's batches within these. A file's name
                 (.npy, .safetensors, .jsonl): the vectors go there, on the disk chunk by chunk. A
@@ -331,7 +344,7 @@ class SentenceEncoder(nn.Module):
 
         Raises:
             TextTypeError: an input is not a string; names it.
-            InputError: an argument cannot be used.
+            InputError: an argument cannot be used; or see ``non_finite``.
             TruncationError: see ``truncation``.
             OSError: ``output`` cannot be written; what is there so far can be gone on with.
         """
@@ -339,22 +352,26 @@ class SentenceEncoder(nn.Module):
             options = {name: value for name, value in locals().items() if name not in ("self", "inputs")}
             from minilm.streaming import encode_to
 
-            return encode_to(self, _no_single_text(inputs), **options)
+            return encode_to(self, text_items(inputs), **options)
         check_choice("layout", layout, ("packed", "padded"))
         check_choice("engine", engine or self.engine, ENGINES)
         if not callable(truncation):
             check_choice("truncation", truncation, ("warn", "error", "silent"))
+        check_choice("non_finite", non_finite, ("warn", "error", "silent"))
         check_choice("output_value", output_value, ("sentence_embedding", "token_embeddings", None))
         check_choice("precision", precision or "float32", PRECISIONS)
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, expected at least 1")
+        if output_value is None and precision not in (None, "float32"):
+            raise InputError(f"precision is {precision!r}, but a dict of everything (output_value=None) is float only")
+        check_positive(batch_size=batch_size)
+        if truncate_dim is not None:
+            check_positive(truncate_dim=truncate_dim)
         texts, single = _as_texts(inputs)
         options = {
-            "prompt": self._resolve_prompt(prompt, prompt_name) or "",
+            "prompt": self._resolve_prompt(prompt, prompt_name),
             "batch_size": batch_size,
             "output_value": output_value,
             "normalize_embeddings": normalize_embeddings,
-            "truncate_dim": self._check_dim(truncate_dim if truncate_dim is not None else self.truncate_dim),
+            "truncate_dim": self.truncate_dim if truncate_dim is None else truncate_dim,
             "layout": layout,
             "engine": engine,
             "truncation": truncation,
@@ -369,6 +386,9 @@ class SentenceEncoder(nn.Module):
                 self.to(check_device(device))
             rows = self.encode_texts(texts, show_progress_bar=show_progress_bar, **options)
 
+        self.report_non_finite(rows, texts, non_finite)
+        if output_value == "token_embeddings" and precision not in (None, "float32"):
+            rows = _quantize_tokens(rows, precision)
         if output_value != "sentence_embedding":
             return rows[0] if single else rows
         if precision not in (None, "float32"):
@@ -383,14 +403,25 @@ class SentenceEncoder(nn.Module):
     def encode_query(
         self, inputs: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
-        """:meth:`encode` with the prompt named "query", when neither prompt is given."""
-        return self.encode(inputs, prompt_name or ("query" if prompt is None else None), prompt, **options)
+        """:meth:`encode`; when no prompt is given, with the model's prompt named "query", or else the
+        default one."""
+        if prompt_name is None and prompt is None and "query" in self.prompts:
+            prompt_name = "query"
+        return self.encode(inputs, prompt_name, prompt, **options)
 
     def encode_document(
         self, inputs: str | Iterable[str], prompt_name: str | None = None, prompt: str | None = None, **options: Any
     ) -> Any:
-        """:meth:`encode` with the prompt named "document", when neither prompt is given."""
-        return self.encode(inputs, prompt_name or ("document" if prompt is None else None), prompt, **options)
+        """:meth:`encode`; when no prompt is given, with :meth:`document_prompt`."""
+        if prompt_name is None and prompt is None:
+            prompt = self.document_prompt()
+        return self.encode(inputs, prompt_name, prompt, **options)
+
+    def document_prompt(self) -> str:
+        """What :meth:`encode_document` puts before each text: the prompt named "document", "passage" or "corpus", the
+        first that the model has, or else the default one."""
+        name = next((name for name in ("document", "passage", "corpus") if name in self.prompts), None)
+        return self._resolve_prompt(None, name)
 
     def encode_stream(self, texts: Iterable[str], **options: Any) -> Iterator[tuple[int, Any]]:
         """:meth:`encode` for texts of any number, in constant memory.
@@ -410,7 +441,7 @@ class SentenceEncoder(nn.Module):
         """
         from minilm.streaming import encode_stream
 
-        return encode_stream(self, _no_single_text(texts), **options)
+        return encode_stream(self, text_items(texts), **options)
 
     @torch.inference_mode()
     def encode_texts(
@@ -519,9 +550,13 @@ class SentenceEncoder(nn.Module):
             return PaddedBatch.from_ids(ids, self.tokenizer.pad_token_id)
         return PackedBatch.from_ids(ids)
 
-    def tokens_lost(self, texts: Iterable[str], prompt: str = "") -> dict[int, int]:
-        """Text index → number of tokens that :meth:`encode` would cut off, for the texts it would cut."""
-        return self.tokenizer([prompt + text for text in check_texts(_no_single_text(texts))]).tokens_lost
+    def tokens_lost(
+        self, texts: Iterable[str], prompt_name: str | None = None, prompt: str | None = None
+    ) -> dict[int, int]:
+        """Text index → number of tokens that :meth:`encode` would cut off, with the same prompt, for the texts that
+        it would cut."""
+        before = self._resolve_prompt(prompt, prompt_name)
+        return self.tokenizer([before + text for text in check_texts(texts)]).tokens_lost
 
     def report_truncation(
         self, tokens_lost: Mapping[int, int], truncation: Truncation | TokensLost, total: int
@@ -537,6 +572,23 @@ class SentenceEncoder(nn.Module):
             raise TruncationError(f"{message}; split them, or allow the cut with truncation='warn'.", tokens_lost)
         message += "; the rest of each was cut off and has no effect on its vector."
         warnings.warn(TruncationWarning(message, tokens_lost), stacklevel=caller_level())
+
+    def report_non_finite(self, rows: Any, texts: Sequence[str], non_finite: NonFinite) -> None:
+        """Says for which texts the rows of :meth:`encode_texts` have numbers that are not finite, as ``non_finite``
+        asks (see :meth:`encode`)."""
+        if non_finite == "silent" or (isinstance(rows, Tensor) and math.isfinite(rows.sum())):
+            return
+        vectors = [row["sentence_embedding"] if isinstance(row, dict) else row for row in rows]
+        broken = [text for text, vector in zip(texts, vectors, strict=True) if not vector.isfinite().all()]
+        if not broken:  # the sum alone was too large
+            return
+        message = (
+            f"the model gives vectors with NaN or infinite numbers for {len(broken):,} of {len(texts):,} texts, first "
+            f"for {broken[0]!r:.80}; its weights are broken, or its floating-point type is too narrow"
+        )
+        if non_finite == "error":
+            raise InputError(message)
+        warnings.warn(NonFiniteWarning(message), stacklevel=caller_level())
 
     # ---- similarity -----------------------------------------------------------------------------
 
@@ -627,6 +679,58 @@ class SentenceEncoder(nn.Module):
         self._engine: Engine = value
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """Name → text that is put before each text when that name is asked for. Where it is set, None stands for an
+        empty text.
+
+        Raises:
+            InputError: it is not a dict of names and texts, or has no :attr:`default_prompt_name`.
+        """
+        return self._prompts
+
+    @prompts.setter
+    def prompts(self, value: Mapping[str, str | None]) -> None:
+        if not isinstance(value, Mapping) or not all(
+            isinstance(name, str) and isinstance(prompt, str | None) for name, prompt in value.items()
+        ):
+            raise InputError(f"prompts is {value!r}, expected a dict of names and texts")
+        if self.default_prompt_name not in (None, *value):
+            raise InputError(
+                f"prompts has no {self.default_prompt_name!r}, which is the default_prompt_name; set that to None first"
+            )
+        self._prompts = {name: prompt or "" for name, prompt in value.items()}
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """The prompt that is used when none is asked for; None for no prompt."""
+        return self._default_prompt_name
+
+    @default_prompt_name.setter
+    def default_prompt_name(self, value: str | None) -> None:
+        self._default_prompt_name = None if value is None else self._check_prompt_name(value)
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How :meth:`similarity` compares: ``"cosine"``, ``"dot"``, ``"euclidean"`` or ``"manhattan"``. May be set to
+        a member of sentence-transformers' ``SimilarityFunction``, or to None for ``"cosine"``."""
+        return self._similarity_fn_name
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | Enum | None) -> None:
+        self._similarity_fn_name = "cosine" if value is None else similarity_name(value, "similarity_fn_name")
+
+    @property
+    def truncate_dim(self) -> int | None:
+        """:meth:`encode` keeps this many dimensions of each vector; None for all."""
+        return self._truncate_dim
+
+    @truncate_dim.setter
+    def truncate_dim(self, value: int | None) -> None:
+        if value is not None:
+            check_positive(truncate_dim=value)
+        self._truncate_dim = None if value is None else int(value)
+
+    @property
     def weight_precision(self) -> WeightPrecision | None:
         """None: weights are multiplied in their own type. May be set to ``"int8"``: :meth:`encode` then rounds weights
         and activations to 8 bits in its packed layout, which is faster on processors with VNNI and without
@@ -684,18 +788,22 @@ class SentenceEncoder(nn.Module):
     def _dimension(self, truncate_dim: int | None) -> int:
         return min(truncate_dim or self.encoder.config.hidden_size, self.encoder.config.hidden_size)
 
-    def _check_dim(self, truncate_dim: int | None) -> int | None:
-        if truncate_dim is not None and truncate_dim < 1:
-            raise InputError(f"truncate_dim is {truncate_dim}, expected at least 1")
-        return truncate_dim
-
-    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str | None:
+    def _resolve_prompt(self, prompt: str | None, prompt_name: str | None) -> str:
+        """What :meth:`encode` puts before each text; ``prompt`` goes before ``prompt_name``, as in the reference."""
         if prompt is not None:
+            if not isinstance(prompt, str):
+                raise InputError(f"prompt is {prompt!r}, expected a string")
+            if prompt_name is not None:
+                message = f"prompt and prompt_name are both given; prompt_name={prompt_name!r} is ignored"
+                warnings.warn(IgnoredArgumentWarning(message), stacklevel=caller_level())
             return prompt
         name = self.default_prompt_name if prompt_name is None else prompt_name
-        if name is not None and name not in self.prompts:
+        return "" if name is None else self.prompts[self._check_prompt_name(name)] or ""
+
+    def _check_prompt_name(self, name: str) -> str:
+        if name not in list(self.prompts):  # a list, since anything may be given as a name
             raise InputError(f"there is no prompt named {name!r}; there are {sorted(self.prompts)}")
-        return None if name is None else self.prompts[name]
+        return name
 
 
 def _rows(batch: Batch, output: SentenceOutput, embeddings: Tensor, output_value: OutputValue | None) -> list[Any]:
@@ -714,26 +822,19 @@ def _rows(batch: Batch, output: SentenceOutput, embeddings: Tensor, output_value
     ]
 
 
+def _quantize_tokens(rows: list[Tensor], precision: Precision) -> list[Any]:
+    """The token vectors of each text in ``precision``, ``[t, D]``; of all texts at once, which have one range."""
+    if not rows:
+        return []
+    ends = np.cumsum([len(row) for row in rows])[:-1]
+    return np.split(quantize_embeddings(torch.cat(rows), precision), ends)
+
+
 def _as_texts(inputs: object) -> tuple[list[str], bool]:
     """Whatever holds texts → a list of them, and whether it was a single one."""
-    if isinstance(inputs, np.ndarray) and inputs.ndim == 0:
-        inputs = inputs.item()
-    if isinstance(inputs, str):
-        return check_texts([inputs]), True
-    return check_texts(_no_single_text(inputs)), False
-
-
-def _no_single_text(inputs: Any) -> Iterable[object]:
-    if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
-        hint = {"bytes": "decode it first: text.decode()", "str": "put it in a list"}.get(
-            type(inputs).__name__, "give a string, or a list, generator, array or column of strings"
-        )
-        raise TextTypeError(f"found {type(inputs).__name__} in place of texts; {hint}")
-    if isinstance(inputs, np.ndarray) and inputs.ndim > 1:
-        raise TextTypeError(
-            f"found an array of shape {inputs.shape}, expected one dimension of texts; use array.ravel()"
-        )
-    return inputs
+    text = as_python(inputs)
+    single = isinstance(text, str)
+    return check_texts([text] if single else inputs), single
 
 
 # What encode with the fast engine does not call, but must agree with.

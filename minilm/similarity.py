@@ -3,12 +3,14 @@
 Names, arguments and results are those of ``sentence_transformers.util``, which is the reference.
 Vectors may be tensors, NumPy arrays or lists of either, one ``[D]`` or many ``[n, D]``; half
 precision is computed in float32, as there. Where scores are exactly equal the reference's order
-depends on the kernel; here the lower index comes first.
+depends on the kernel; here the lower index comes first (:func:`best_first`). A score that is NaN
+comes last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minilm.errors import InputError
+from minilm.errors import InputError, check_choice, check_positive
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -112,13 +114,30 @@ SIMILARITY: dict[str, tuple[Callable[[Vectors, Vectors], Tensor], Callable[[Vect
 }
 
 
+def similarity_name(value: object, what: str = "similarity") -> str:
+    """The name of a similarity, from the name or from an enum's member that has it as its value, such as
+    sentence-transformers' ``SimilarityFunction.DOT_PRODUCT``.
+
+    Raises:
+        InputError: it is none of :data:`SIMILARITY`; ``what`` says in the message which argument it was.
+    """
+    name = value.value if isinstance(value, Enum) else value
+    check_choice(what, name, tuple(SIMILARITY))
+    return str(name)
+
+
+def similarity_function(value: ScoreFunction | str | Enum, what: str = "score_function") -> ScoreFunction:
+    """A function that scores every pair: the one given, or the one of this name, see :func:`similarity_name`."""
+    return value if callable(value) else SIMILARITY[similarity_name(value, what)][0]
+
+
 def semantic_search(
     query_embeddings: Vectors,
     corpus_embeddings: Vectors,
     query_chunk_size: int = 100,
     corpus_chunk_size: int = 500_000,
     top_k: int = 10,
-    score_function: ScoreFunction = cos_sim,
+    score_function: ScoreFunction | str | Enum = cos_sim,
 ) -> list[list[Hit]]:
     """The ``top_k`` nearest corpus vectors of each query, nearest first.
 
@@ -127,38 +146,59 @@ def semantic_search(
         corpus_embeddings: ``[m, D]``; queries are moved to its device.
         query_chunk_size, corpus_chunk_size: scores are computed for this many at a time, so memory
             is bounded by their product.
-        score_function: ``[n, D]``, ``[m, D]`` → ``[n, m]``, higher is nearer.
+        score_function: ``[n, D]``, ``[m, D]`` → ``[n, m]``, higher is nearer; or its name, such as "dot".
 
     Returns:
         For each query a list of ``{"corpus_id", "score"}``.
     """
-    _check_positive(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
+    check_positive(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
+    score = similarity_function(score_function)
     corpus = _as_matrix(corpus_embeddings)
     queries = _as_matrix(query_embeddings).to(corpus.device)
     if corpus.numel() == 0:
         return [[] for _ in range(len(queries))]
     results: list[list[Hit]] = []
     for query_chunk in queries.split(query_chunk_size):
-        scores, ids = _top_k(query_chunk, corpus, corpus_chunk_size, top_k, score_function)
-        for row_scores, row_ids in zip(scores.tolist(), ids.tolist(), strict=True):
-            hits = sorted(zip(row_scores, row_ids, strict=True), key=lambda hit: (-hit[0], hit[1]))
-            results.append([{"corpus_id": corpus_id, "score": score} for score, corpus_id in hits])
+        scores, ids = _search(query_chunk, corpus, corpus_chunk_size, top_k, score)
+        for row in zip(scores.tolist(), ids.tolist(), strict=True):
+            results.append([{"corpus_id": corpus_id, "score": score} for score, corpus_id in zip(*row, strict=True)])
     return results
 
 
-def _top_k(
+def best_first(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` greatest of each row of ``[n, m]`` and their places, both ``[n, min(k, m)]``, greatest first; of equal
+    ones those at lower places, in order. NaN is less than every number."""
+    m = scores.shape[1]
+    k = min(k, m)
+    order = scores
+    values, places = order.topk(min(k + 1, m), dim=1)
+    if values[:, :1].isnan().any():  # to topk, NaN is the greatest
+        order = scores.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        values, places = order.topk(min(k + 1, m), dim=1)
+    places = places[:, :k].sort(dim=1).values
+    if m > k:  # where the cut goes through equals, topk takes any of them
+        for row in (values[:, k - 1] == values[:, k]).nonzero()[:, 0].tolist():
+            at_least = (order[row] >= values[row, k]).nonzero()[:, 0]
+            best = order[row, at_least].sort(descending=True, stable=True).indices[:k]
+            places[row] = at_least[best].sort().values
+    ranks = order.gather(1, places).sort(dim=1, descending=True, stable=True).indices
+    places = places.gather(1, ranks)
+    return scores.gather(1, places), places
+
+
+def _search(
     queries: Tensor, corpus: Tensor, corpus_chunk_size: int, top_k: int, score_function: ScoreFunction
 ) -> tuple[Tensor, Tensor]:
     """Scores and corpus ids of the best ``top_k`` for each query, both ``[n, min(top_k, m)]``."""
     best = queries.new_empty(len(queries), 0)
-    best_ids = torch.empty(len(queries), 0, dtype=torch.int64, device=corpus.device)
+    ids = torch.empty(len(queries), 0, dtype=torch.int64, device=corpus.device)
     for start in range(0, len(corpus), corpus_chunk_size):
-        scores = score_function(queries, corpus[start : start + corpus_chunk_size])
-        scores, ids = scores.topk(min(top_k, scores.shape[1]), dim=1)
-        best, best_ids = torch.cat([best.to(scores), scores], dim=1), torch.cat([best_ids, ids + start], dim=1)
-        best, place = best.topk(min(top_k, best.shape[1]), dim=1)
-        best_ids = best_ids.gather(1, place)
-    return best, best_ids
+        scores, places = best_first(score_function(queries, corpus[start : start + corpus_chunk_size]), top_k)
+        # Those of earlier chunks stand before, so of equal ones the lower id still does.
+        ids = torch.cat([ids, places + start], dim=1)
+        best, places = best_first(torch.cat([best.to(scores), scores], dim=1), top_k)
+        ids = ids.gather(1, places)
+    return best, ids
 
 
 def paraphrase_mining(
@@ -170,7 +210,7 @@ def paraphrase_mining(
     corpus_chunk_size: int = 100_000,
     max_pairs: int = 500_000,
     top_k: int = 100,
-    score_function: ScoreFunction = cos_sim,
+    score_function: ScoreFunction | str | Enum = cos_sim,
     truncate_dim: int | None = None,
     prompt_name: str | None = None,
     prompt: str | None = None,
@@ -196,7 +236,7 @@ def paraphrase_mining_embeddings(
     corpus_chunk_size: int = 100_000,
     max_pairs: int = 500_000,
     top_k: int = 100,
-    score_function: ScoreFunction = cos_sim,
+    score_function: ScoreFunction | str | Enum = cos_sim,
 ) -> list[list[float | int]]:
     """The most similar pairs among vectors, most similar first.
 
@@ -210,16 +250,18 @@ def paraphrase_mining_embeddings(
     Returns:
         ``[score, i, j]`` with ``i < j``, each pair once.
     """
-    _check_positive(
+    check_positive(
         query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, max_pairs=max_pairs, top_k=top_k
     )
+    score = similarity_function(score_function)
     vectors = as_tensor(embeddings)
     n = len(vectors)
     kept_scores, kept_pairs = vectors.new_empty(0), torch.empty(0, dtype=torch.int64)
     for start in range(0, n, query_chunk_size):
         queries = vectors[start : start + query_chunk_size]
         # One more than asked for: each vector's nearest is mostly itself.
-        scores, ids = (x.cpu() for x in _top_k(queries, vectors, corpus_chunk_size, top_k + 1, score_function))
+        found = _search(queries, vectors, corpus_chunk_size, top_k + 1, score)
+        scores, ids = (x.cpu() for x in found)
         own = torch.arange(start, start + len(queries))[:, None].expand_as(ids)
         others = ids != own
         others &= others.cumsum(dim=1) <= top_k
@@ -229,8 +271,8 @@ def paraphrase_mining_embeddings(
         all_scores, pairs = torch.cat([kept_scores.cpu(), scores[others]]), torch.cat([kept_pairs, i * n + j])
         _, first = np.unique(pairs.numpy(), return_index=True)  # sorted by (i, j)
         all_scores, pairs = all_scores[torch.from_numpy(first)], pairs[torch.from_numpy(first)]
-        order = all_scores.sort(descending=True, stable=True).indices[:max_pairs]
-        kept_scores, kept_pairs = all_scores[order], pairs[order]
+        best, order = best_first(all_scores[None], max_pairs)
+        kept_scores, kept_pairs = best[0], pairs[order[0]]
     return [[score, pair // n, pair % n] for score, pair in zip(kept_scores.tolist(), kept_pairs.tolist(), strict=True)]
 
 
@@ -252,7 +294,7 @@ def community_detection(
     """
     from minilm.progress import progress
 
-    _check_positive(min_community_size=min_community_size, batch_size=batch_size)
+    check_positive(min_community_size=min_community_size, batch_size=batch_size)
     if len(embeddings) == 0:
         return []
     vectors = normalize_embeddings(_as_matrix(embeddings))
@@ -338,9 +380,3 @@ def quantize_embeddings(
 def truncate_embeddings(embeddings: AnyArray, truncate_dim: int | None) -> AnyArray:
     """The first ``truncate_dim`` dimensions of ``[..., D]``; None keeps all. Not renormalised."""
     return embeddings[..., :truncate_dim]
-
-
-def _check_positive(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise InputError(f"{name} is {number}, expected at least 1")

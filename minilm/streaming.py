@@ -26,7 +26,7 @@ from minilm.checkpoint import weights_sha256
 from minilm.errors import InputError, TruncationError, TruncationWarning, describe_cut
 from minilm.pooling import list_after_pooling
 from minilm.progress import progress
-from minilm.tokens import check_texts
+from minilm.tokens import as_python, check_texts, text_items
 from minilm.vector_files import VectorFile, check_format
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _SAMPLE = 64  # texts of a chunk from which the progress bar estimates its token
 
 # Arguments of encode that have no part in the vectors, or stand in a run's description in another form.
 _NOT_IN_RUN = {"self", "inputs", "output", "resume", "prompt_name", "output_value", "show_progress_bar"}
-_NOT_IN_RUN |= {"convert_to_numpy", "convert_to_tensor", "device", "pool", "truncation"}
+_NOT_IN_RUN |= {"convert_to_numpy", "convert_to_tensor", "device", "pool", "truncation", "non_finite"}
 
 
 @dataclass
@@ -74,12 +74,14 @@ class Chunk:
 
 def encode_stream(model: SentenceEncoder, texts: Iterable[object], **options: Any) -> Iterator[tuple[int, Any]]:
     """:meth:`SentenceEncoder.encode_stream`. The options are checked at once, the texts as they come."""
+    options = _with_prompt(model, options)
     _check_options(model, options)
     return ((chunk.start, chunk.vectors) for chunk in _stream(model, texts, options))
 
 
 def encode_to(model: SentenceEncoder, texts: Iterable[object], output: Any, resume: bool, **options: Any) -> Any:
     """:meth:`SentenceEncoder.encode` with ``output``: see there."""
+    options = _with_prompt(model, options)
     if callable(output):
         _check_options(model, options)
         show = options.get("show_progress_bar")
@@ -122,6 +124,7 @@ def encode_to_file(
         OSError: the file cannot be written.
     """
     check_format(path)
+    options = _with_prompt(model, options)
     sample = _check_options(model, options)
     if not options.get("convert_to_numpy", True) or options.get("convert_to_tensor"):
         raise InputError("vectors go into a file as arrays: leave convert_to_numpy and convert_to_tensor as they are")
@@ -153,7 +156,7 @@ def encode_chunks(
     Raises:
         TruncationError: with ``truncation="error"``; the texts' numbers are those in the stream.
     """
-    options = {**options, "show_progress_bar": False}
+    options = {**_with_prompt(model, options), "show_progress_bar": False}
     truncation = options.pop("truncation", "warn")
 
     def encode(start: int, texts: list[str]) -> Chunk:
@@ -202,8 +205,8 @@ def split(texts: Iterable[object], size: int | None = None) -> Iterator[tuple[in
     """
     start, characters = 0, 0
     chunk: list[object] = []
-    for text in texts:
-        chunk.append(text)
+    for item in text_items(texts):
+        chunk.append(text := as_python(item))
         characters += len(text) if isinstance(text, str) else 0
         if len(chunk) == (size or MOST_TEXTS) or (not size and characters >= MOST_CHARACTERS):
             yield start, check_texts(chunk, start)
@@ -280,6 +283,12 @@ def _check_options(model: SentenceEncoder, options: Mapping[str, Any]) -> Any:
     return model.encode([], **{**options, "device": None, "pool": None, "show_progress_bar": False})
 
 
+def _with_prompt(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the text of the prompt in place of its name, so that it is looked up once."""
+    prompt = model._resolve_prompt(options.get("prompt"), options.get("prompt_name"))
+    return {**options, "prompt": prompt, "prompt_name": None}
+
+
 def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides the vectors, but for texts, rounding by machine, and versions."""
     given = inspect.signature(type(model).encode).bind(model, [], **options)
@@ -295,7 +304,6 @@ def _describe(model: SentenceEncoder, options: Mapping[str, Any]) -> dict[str, A
         "pooling": type(model.pooling).__name__,
         "normalize": repr(list_after_pooling(model.normalize)),
         **{name: value for name, value in arguments.items() if name not in _NOT_IN_RUN},
-        "prompt": model._resolve_prompt(arguments["prompt"], arguments["prompt_name"]) or "",
         "engine": arguments["engine"] or model.engine,
         "truncate_dim": truncate_dim,
         "chunk_size": arguments["chunk_size"] or [MOST_TEXTS, MOST_CHARACTERS],
@@ -326,8 +334,7 @@ def _feed(digest: Any, texts: list[str]) -> None:
 def _tokens(model: SentenceEncoder, texts: list[str], options: Mapping[str, Any]) -> float:
     """About how many tokens some texts have, from every so many of them: counting all would take a twentieth
     of the time."""
-    prompt = model._resolve_prompt(options.get("prompt"), options.get("prompt_name")) or ""
-    sample = [prompt + text for text in texts[:: max(1, len(texts) // _SAMPLE)]]
+    sample = [options["prompt"] + text for text in texts[:: max(1, len(texts) // _SAMPLE)]]
     return sum(map(len, model.tokenizer(sample).ids)) / len(sample) * len(texts)
 
 

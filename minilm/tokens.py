@@ -9,10 +9,10 @@ applied here, where it can be counted.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, MappingView, Reversible, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -188,20 +188,24 @@ class Tokenizer:
         return copy.to_str(pretty=True)
 
 
-def check_texts(texts: Iterable[object], first: int = 0) -> list[str]:
+def check_texts(texts: Any, first: int = 0) -> list[str]:
     """The texts as a list of ``str``. ``first`` is the number of the first one.
 
     Raises:
-        TextTypeError: an item is not a string, or holds a lone surrogate; names the item.
+        TextTypeError: ``texts`` is no collection of texts, see :func:`text_items`; or an item is not
+            a string, or holds a lone surrogate; names the item.
     """
     checked = []
-    for index, text in enumerate(texts, first):
+    for index, item in enumerate(text_items(texts), first):
+        text = as_python(item)
         if not isinstance(text, str):
             hint = {
                 "bytes": " Decode it first: text.decode().",
                 "NoneType": " Drop it, or put an empty string in its place.",
+                "NAType": " Drop it, or put an empty string in its place.",
                 "float": " A missing value of a table is a float (nan); drop it or fill it.",
                 "list": " Lists of lists are not supported; flatten the list.",
+                "dict": " Give one field of each: [row[field] for row in rows].",
             }.get(type(text).__name__, "")
             raise TextTypeError(f"text {index} is {_short(text)}, expected a string.{hint}")
         try:
@@ -211,8 +215,44 @@ def check_texts(texts: Iterable[object], first: int = 0) -> list[str]:
                 f"text {index} has a lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, "
                 "which is half a character. Clean it first, e.g. text.encode(errors='replace').decode()."
             ) from None
-        checked.append(str(text))  # numpy.str_ becomes str
+        checked.append(str.__str__(text))  # a subclass such as numpy.str_ becomes str, whatever it prints as
     return checked
+
+
+def text_items(texts: Any) -> Iterable[object]:
+    """``texts``, if iterating over it gives its items, one by one and in an order of their own: a list, a tuple,
+    a generator, an array or column of NumPy, pandas, polars, pyarrow or ``datasets``, the keys of a dict.
+
+    Raises:
+        TextTypeError: it is one text, a whole table, an array of several dimensions or a set. Iterating over
+            these would give characters, column names, rows, or texts in an order that is chance.
+    """
+    kind = type(texts).__name__
+    columns = texts if isinstance(texts, Mapping) else getattr(texts, "column_names", getattr(texts, "columns", None))
+    if columns is not None or hasattr(texts, "column_names"):  # an IterableDataset may not know its own
+        names = list(columns) if isinstance(columns, Iterable) else []
+        column = "text" if "text" in names else next(iter(names), "NAME")
+        raise TextTypeError(f"found {kind} in place of texts; give one column of it, e.g. data[{column!r}]")
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        hint = {"bytes": "decode it first: text.decode()", "str": "put it in a list"}.get(
+            kind, "give a string, or a list, generator, array or column of strings"
+        )
+        raise TextTypeError(f"found {kind} in place of texts; {hint}")
+    if isinstance(texts, Set) and not isinstance(texts, (Reversible, MappingView)):
+        raise TextTypeError(f"found {kind} in place of texts, which has no order; give a list, e.g. sorted(texts)")
+    if getattr(texts, "ndim", 1) != 1:
+        shape = tuple(getattr(texts, "shape", ()))
+        raise TextTypeError(f"found {kind} of shape {shape}, expected one dimension of texts; use array.ravel()")
+    return texts
+
+
+def as_python(value: Any) -> Any:
+    """A scalar of NumPy, pyarrow or xarray as the Python object that it stands for; anything else as it is."""
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _short(value: object, most: int = 40) -> str:

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
+from tiny_models import tiny_model
 
 from minilm import SentenceEncoder
 from minilm.cli import COMMANDS, main
+from minilm.errors import NonFiniteWarning
 from minilm.passages import read_passages
 from minilm.tolerances import FOUR_DIGITS, PACKED_FLOAT32
 
@@ -134,6 +137,55 @@ def test_search_names_file_and_line(tmp_path: Path, capsys) -> None:
         "line": 4,
         "text": "Water the tomatoes every evening.",
     }
+
+
+@pytest.mark.parametrize("prompt", ["passage: ", "title"])  # the second runs into the first word
+def test_passages_leave_room_for_the_prompt(model: SentenceEncoder, tmp_path: Path, prompt: str) -> None:
+    file = tmp_path / "long.txt"
+    words = [f"word{i}" for i in range(900)]
+    file.write_text(" ".join(words[:500]) + "\n" + "\n".join(words[500:]))
+    passages = [passage.text for passage in read_passages(str(file), model.tokenizer, prompt)]
+    assert " ".join(passages).split() == words
+    assert model.tokens_lost(passages, prompt=prompt) == {}
+
+
+def test_search_puts_the_models_prompt_before_passages(
+    model: SentenceEncoder, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    model = SentenceEncoder(model.encoder, model.tokenizer)
+    model.prompts = {"passage": "passage: " * 100}
+    monkeypatch.setattr("minilm.commands.search.load_model", lambda args: model)
+    file = tmp_path / "long.txt"
+    file.write_text(" ".join(f"word{i}" for i in range(200)))
+    status, out, _ = run(capsys, "search", "word", file, "--json", "--truncation", "error")
+    assert status == 0
+    best = json.loads(out.splitlines()[0])
+    expected = model.similarity(model.encode("word"), model.encode("passage: " * 100 + best["text"]))
+    assert abs(best["score"] - expected.item()) <= PACKED_FLOAT32
+
+
+def test_vectors_that_are_not_finite_end_a_command(tmp_path: Path, lines: Path, capsys, monkeypatch) -> None:
+    broken = tiny_model()
+    with torch.no_grad():
+        broken.encoder.embeddings.word.weight.fill_(float("nan"))
+    for command in ("encode", "search", "similarity"):
+        monkeypatch.setattr(f"minilm.commands.{command}.load_model", lambda args: broken)
+    output = tmp_path / "out.npy"
+    for arguments in (
+        ["encode", lines, "-o", output],
+        ["encode", lines, "-o", "-"],
+        ["encode", lines, "-o", output, "--precision", "binary"],
+        ["search", "cat", lines],
+        ["similarity", "cat", "dog"],
+        ["similarity", "--all", lines],
+    ):
+        status, out, err = run(capsys, *arguments)
+        assert (status, out) == (2, "")
+        assert "the model gives vectors with NaN or infinite numbers" in err
+    assert not output.exists()
+    with pytest.warns(NonFiniteWarning):
+        assert run(capsys, "encode", lines, "-o", output, "--non-finite", "warn", "--no-resume")[0] == 0
+    assert np.isnan(np.load(output)).all()
 
 
 def test_passages_lose_nothing(model: SentenceEncoder, tmp_path: Path) -> None:

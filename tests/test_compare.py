@@ -416,7 +416,7 @@ def test_weights_that_are_not_finite(folder: Path, changed) -> None:
     [
         ([], {}, InputError, "found 0 different texts, expected at least 2"),
         (["one", "one"], {}, InputError, "found 1 different text, expected at least 2"),
-        ("one", {}, InputError, "put the texts in a list"),
+        ("one", {}, TextTypeError, "put it in a list"),
         (["one", None], {}, TextTypeError, "text 1 is NoneType"),
         (TEXTS, {"pairs": []}, InputError, "there are no pairs"),
         (TEXTS, {"pairs": ["ab"]}, InputError, r"pairs\[0\] is 'ab', expected two texts"),

@@ -351,7 +351,7 @@ def test_no_positive_label():
         (lambda: EmbeddingSimilarityEvaluator([], [], []), "there are no pairs"),
         (lambda: EmbeddingSimilarityEvaluator(["a"], ["b", "c"], [1]), "1 sentences1, 2 sentences2, 1 scores"),
         (lambda: EmbeddingSimilarityEvaluator(["a"], ["b"], [float("nan")]), r"scores\[0\] is nan"),
-        (lambda: EmbeddingSimilarityEvaluator(["a"], ["b"], [1], main_similarity="l2"), "no similarity 'l2'"),
+        (lambda: EmbeddingSimilarityEvaluator(["a"], ["b"], [1], main_similarity="l2"), "main_similarity is 'l2'"),
         (lambda: EmbeddingSimilarityEvaluator(["a"], ["b"], [1], precision="int4"), "precision is 'int4'"),
         (
             lambda: EmbeddingSimilarityEvaluator(
@@ -360,7 +360,7 @@ def test_no_positive_label():
             "main_similarity is 'dot', expected one of",
         ),
         (lambda: TripletEvaluator([], [], []), "there are no triplets"),
-        (lambda: TripletEvaluator(["a"], ["b"], ["c"], margin={"l2": 1}), "no similarity 'l2'"),
+        (lambda: TripletEvaluator(["a"], ["b"], ["c"], margin={"l2": 1}), "margin's key is 'l2'"),
         (lambda: BinaryClassificationEvaluator(["a"], ["b"], [2]), r"labels\[0\] is 2, expected 0 or 1"),
         (lambda: InformationRetrievalEvaluator({"q": "a"}, {}, {"q": {"d"}}), "the corpus has no documents"),
         (lambda: InformationRetrievalEvaluator({"q": "a"}, {"d": "b"}, {"x": {"d"}}), "no query has a relevant"),

@@ -1,5 +1,7 @@
 """Each function of minilm.similarity against its namesake in sentence-transformers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from sentence_transformers.util import quantize_embeddings as reference_quantize
 import minilm
 from minilm import SentenceEncoder, similarity
 from minilm.errors import InputError
+from minilm.similarity import best_first
 from minilm.tolerances import SCORE_IN_CHUNKS
 
 FUNCTIONS = [
@@ -54,7 +57,7 @@ def test_similarity_of_the_model(tiny_folder, reference: SentenceTransformer) ->
         theirs = SentenceTransformer(str(folder), device="cpu", similarity_fn_name=name, local_files_only=True)
         assert torch.equal(ours.similarity(a, b), theirs.similarity(a, b))
         assert torch.equal(ours.similarity_pairwise(a, b), theirs.similarity_pairwise(a, b))
-    with pytest.raises(InputError, match="expected one of cosine, dot, euclidean, manhattan"):
+    with pytest.raises(InputError, match="expected one of 'cosine', 'dot', 'euclidean', 'manhattan'"):
         SentenceEncoder.from_pretrained(folder, device="cpu", similarity_fn_name="maxsim")
 
 
@@ -73,10 +76,53 @@ def test_semantic_search(chunks: dict, score: str, top_k: int) -> None:
         np.testing.assert_allclose([h["score"] for h in mine], [h["score"] for h in other], rtol=SCORE_IN_CHUNKS)
 
 
-def test_semantic_search_puts_equal_scores_in_order() -> None:
-    corpus = torch.eye(3)[[0, 1, 0, 1, 0]]
-    (hits,) = minilm.semantic_search(torch.tensor([1.0, 0.0, 0.0]), corpus)
-    assert [hit["corpus_id"] for hit in hits] == [0, 2, 4, 1, 3]
+def order_of(scores: list[float]) -> list[int]:
+    """Greatest first, equal ones by place, NaN with the least."""
+    return sorted(range(len(scores)), key=lambda i: (-scores[i] if scores[i] == scores[i] else math.inf, i))
+
+
+FEW_LEVELS = st.sampled_from([-math.inf, -2.0, -1.0, -0.0, 0.0, 1.0, 2.0, math.inf, math.nan])
+TYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(FEW_LEVELS, min_size=40, max_size=40), max_size=4), st.integers(1, 45), st.sampled_from(TYPES))
+def test_best_first_is_a_stable_sort(rows: list[list[float]], k: int, dtype: torch.dtype) -> None:
+    scores = torch.tensor(rows, dtype=dtype).reshape(len(rows), 40)
+    values, places = best_first(scores, k)
+    assert places.tolist() == [order_of(row)[:k] for row in rows]
+    assert torch.equal(values.nan_to_num(3), scores.gather(1, places).nan_to_num(3))
+
+
+def test_best_first_of_whole_numbers_and_of_nothing() -> None:
+    scores = torch.tensor([[1, 3, 3, -2, 3, 1]], dtype=torch.int8)
+    assert [part.tolist() for part in best_first(scores, 2)] == [[[3, 3]], [[1, 2]]]
+    assert [part.tolist() for part in best_first(torch.empty(2, 0), 5)] == [[[], []], [[], []]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 70), st.integers(1, 40), st.integers(1, 9), st.integers(1, 70))
+def test_search_puts_equal_scores_in_order_across_chunks(seed: int, m: int, chunk: int, queries: int, k: int) -> None:
+    dice = torch.Generator().manual_seed(seed)
+    query, corpus = (torch.randint(-1, 2, (n, 3), generator=dice).float() for n in (5, m))  # exact products
+    found = minilm.semantic_search(query, corpus, queries, chunk, k, score_function="dot")
+    assert [[hit["corpus_id"] for hit in hits] for hits in found] == [
+        order_of(row)[:k] for row in (query @ corpus.T).tolist()
+    ]
+
+
+def test_mining_puts_equal_scores_in_order() -> None:
+    vectors = torch.eye(2)[[0, 1, 0, 1, 0]]
+    pairs = [[1.0, 0, 2], [1.0, 0, 4], [1.0, 1, 3], [1.0, 2, 4]]
+    assert minilm.paraphrase_mining_embeddings(vectors, max_pairs=4) == pairs
+    assert minilm.paraphrase_mining_embeddings(vectors, 2, 2, max_pairs=3) == pairs[:3]
+
+
+def test_a_broken_vector_is_found_last() -> None:
+    corpus = torch.tensor([[math.nan, 0], [0, 1], [1, 0], [0, math.nan]])
+    (hits,) = minilm.semantic_search(torch.tensor([1.0, 0.0]), corpus)
+    assert [hit["corpus_id"] for hit in hits] == [2, 1, 0, 3]
+    assert minilm.community_detection(corpus, min_community_size=1) == [[1], [2]]
 
 
 def test_semantic_search_of_nothing() -> None:
@@ -141,6 +187,16 @@ def test_quantize_embeddings(rows: int, precision: str, as_numpy: bool, seed: in
     ours, theirs = minilm.quantize_embeddings(given_as, precision), reference_quantize(given_as, precision)
     assert ours.dtype == theirs.dtype
     assert np.array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["cosine", "dot", "euclidean", "manhattan"])
+@pytest.mark.parametrize("rows", [3, 24, 60])  # cdist goes by differences for few rows, by a product for many
+def test_similarities_of_equal_vectors_are_the_reference_bits(name: str, rows: int) -> None:
+    a = vectors(rows, 1)
+    a = torch.cat([a, a.flip(0)])
+    ours = similarity.SIMILARITY[name]
+    assert torch.equal(ours[0](a, a), util.SimilarityFunction.to_similarity_fn(name)(a, a))
+    assert torch.equal(ours[1](a, a), util.SimilarityFunction.to_similarity_pairwise_fn(name)(a, a))
 
 
 def test_quantize_with_given_ranges() -> None:

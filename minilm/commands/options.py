@@ -51,8 +51,15 @@ def add_encode_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("int8",),
         help="8-bit weights: faster on a CPU with VNNI and without bfloat16; changes the vectors a little",
     )
-    parser.add_argument("--prompt", help="text to put before each text")
-    parser.add_argument("--prompt-name", help="the model's prompt of this name, to put before each text")
+    parser.add_argument(
+        "--non-finite",
+        choices=("warn", "error", "silent"),
+        default="error",
+        help="what to do about vectors with NaN or infinite numbers, which broken weights give (default: error)",
+    )
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", help="text to put before each text")
+    prompt.add_argument("--prompt-name", help="the model's prompt of this name, to put before each text")
 
 
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
@@ -83,4 +90,5 @@ def check_weights(model: SentenceEncoder, name: str | None) -> None:
 
 def encode_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments for ``SentenceEncoder.encode`` that :func:`add_encode_arguments` collected."""
-    return {name: getattr(args, name) for name in ("batch_size", "layout", "truncation", "prompt", "prompt_name")}
+    names = ("batch_size", "layout", "truncation", "non_finite", "prompt", "prompt_name")
+    return {name: getattr(args, name) for name in names}

@@ -33,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     model = load_model(args)
+    prompt = model.document_prompt()
     passages: list[Passage] = []
     for path in args.files:
         try:
-            passages += read_passages(path, model.tokenizer)
+            passages += read_passages(path, model.tokenizer, prompt)
         except (InputError, OSError) as error:
             if len(args.files) == 1:
                 raise
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("there is no text in these files")
     options = encode_options(args)
     query = model.encode_query(args.query, convert_to_tensor=True, **options)
-    options |= {"prompt": None, "prompt_name": None}  # those asked for are the query's; passages have the model's own
+    options |= {"prompt": prompt, "prompt_name": None}  # those asked for are the query's; passages have the model's own
     corpus = model.encode_document([passage.text for passage in passages], convert_to_tensor=True, **options)
     check_finite(query[None])
     check_finite(corpus)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from minilm.evaluation.evaluator import (
     Row,
     UndefinedMetricWarning,
     check_lengths,
-    check_similarity_names,
+    similarity_names,
+    text_columns,
 )
 from minilm.evaluation.measures import Integers, average_precision, best_accuracy, best_f1, matthews_corrcoef
 from minilm.layouts import Layout
@@ -63,20 +65,18 @@ class BinaryClassificationEvaluator(BaseEvaluator):
         show_progress_bar: bool | None = False,
         write_csv: bool = True,
         truncate_dim: int | None = None,
-        similarity_fn_names: Sequence[str] | None = None,
+        similarity_fn_names: Sequence[str | Enum] | None = None,
         *,
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        check_lengths("pairs", sentences1=sentences1, sentences2=sentences2, labels=labels)
-        check_similarity_names(*(similarity_fn_names or ()))
+        self.sentences1, self.sentences2 = text_columns(sentences1=sentences1, sentences2=sentences2)
+        check_lengths("pairs", sentences1=self.sentences1, sentences2=self.sentences2, labels=labels)
+        self.similarity_fn_names = similarity_names(None, similarity_fn_names, "")
         for index, label in enumerate(labels):
             if label not in (0, 1):
                 raise InputError(f"labels[{index}] is {label!r}, expected 0 or 1")
-        self.sentences1 = list(sentences1)
-        self.sentences2 = list(sentences2)
         self.labels = np.asarray(labels) == 1
-        self.similarity_fn_names = list(similarity_fn_names or ())
         self.csv_file = "_".join(part for part in ("binary_classification_evaluation", name, "results.csv") if part)
 
     def evaluate(self, model: SentenceEncoder) -> Outcome:

@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from minilm.checkpoint import atomic_path
-from minilm.errors import InputError, TruncationWarning
+from minilm.errors import InputError, TextTypeError, TruncationWarning
 from minilm.evaluation.measures import Integers
 from minilm.layouts import Layout
-from minilm.similarity import SIMILARITY
+from minilm.similarity import similarity_name
+from minilm.tokens import check_texts
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -226,8 +228,31 @@ def check_lengths(unit: str, **columns: Sequence[object]) -> None:
         raise InputError(f"there are no {unit}, expected at least one")
 
 
-def check_similarity_names(*names: str | None) -> None:
-    """Raises :class:`~minilm.errors.InputError` for what is neither None nor a similarity's name."""
-    for name in names:
-        if name is not None and name not in SIMILARITY:
-            raise InputError(f"there is no similarity {name!r}; there are {', '.join(SIMILARITY)}")
+def text_columns(**columns: Iterable[str]) -> list[list[str]]:
+    """Columns of texts, each as a list.
+
+    Raises:
+        TextTypeError: a column holds something else than texts; names the column and the item.
+    """
+    checked = {}
+    for name, texts in columns.items():
+        try:
+            checked[name] = check_texts(texts)
+        except TextTypeError as error:
+            raise TextTypeError(f"{name}: {error}") from None
+    return list(checked.values())
+
+
+def similarity_names(main: str | Enum | None, names: Iterable[str | Enum] | None, what: str) -> list[str]:
+    """The similarities that an evaluator measures: ``names``, or else ``main`` alone; none means the model's own.
+
+    Raises:
+        InputError: one is no similarity, or ``main``, which the argument ``what`` gave, is none of ``names``.
+    """
+    chosen = [similarity_name(name, "similarity_fn_names") for name in names or ()]
+    if main is None:
+        return chosen
+    name = similarity_name(main, what)
+    if chosen and name not in chosen:
+        raise InputError(f"{what} is {name!r}, expected one of {chosen}")
+    return chosen or [name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minilm.errors import InputError
-from minilm.evaluation.evaluator import BaseEvaluator, Outcome, Row, check_similarity_names
+from minilm.evaluation.evaluator import BaseEvaluator, Outcome, Row, similarity_names
 from minilm.evaluation.measures import (
     Floats,
     RankedResults,
@@ -26,8 +27,9 @@ from minilm.evaluation.measures import (
 )
 from minilm.layouts import Layout
 from minilm.plain_json import to_json
-from minilm.similarity import ScoreFunction
+from minilm.similarity import ScoreFunction, best_first, similarity_function
 from minilm.tables import Table, read_table
+from minilm.tokens import check_texts
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -88,8 +90,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         name: str = "",
         write_csv: bool = True,
         truncate_dim: int | None = None,
-        score_functions: Mapping[str, ScoreFunction] | None = None,
-        main_score_function: str | None = None,
+        score_functions: Mapping[str, ScoreFunction | str | Enum] | None = None,
+        main_score_function: str | Enum | None = None,
         query_prompt: str | None = None,
         query_prompt_name: str | None = None,
         corpus_prompt: str | None = None,
@@ -102,9 +104,9 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
         grades = {query_id: _grades(relevant) for query_id, relevant in relevant_docs.items()}
         self.query_ids = [query_id for query_id in queries if grades.get(query_id)]
-        self.queries = [queries[query_id] for query_id in self.query_ids]
+        self.queries = check_texts([queries[query_id] for query_id in self.query_ids])
         self.corpus_ids = list(corpus)
-        self.corpus = list(corpus.values())
+        self.corpus = check_texts(list(corpus.values()))
         self.relevant_docs = relevant_docs
         self.grades = grades
         self.corpus_chunk_size = corpus_chunk_size
@@ -113,8 +115,10 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         self.accuracy_at_k = accuracy_at_k
         self.precision_recall_at_k = precision_recall_at_k
         self.map_at_k = map_at_k
-        self.score_functions = score_functions
-        self.main_score_function = main_score_function
+        self.score_functions = {name: similarity_function(f) for name, f in (score_functions or {}).items()}
+        self.main_score_function = (
+            main_score_function.value if isinstance(main_score_function, Enum) else main_score_function
+        )
         self.query_prompt = query_prompt
         self.query_prompt_name = query_prompt_name
         self.corpus_prompt = corpus_prompt
@@ -143,8 +147,8 @@ class InformationRetrievalEvaluator(BaseEvaluator):
                         f"relevant_docs has the document {document!r} for the query {query_id!r}, but the corpus has "
                         f"{other!r}; give ids one type"
                     )
-        if self.score_functions is None:
-            check_similarity_names(self.main_score_function)
+        if not self.score_functions:
+            similarity_names(self.main_score_function, None, "main_score_function")
         elif self.main_score_function not in (None, *self.score_functions):
             raise InputError(
                 f"main_score_function is {self.main_score_function!r}, expected one of {list(self.score_functions)}"
@@ -209,16 +213,10 @@ class InformationRetrievalEvaluator(BaseEvaluator):
         """The best ``max_k`` of ``[Q, N]`` scores in each row, equal ones by id."""
         by_id = sorted(range(len(ids)), key=lambda index: _order(ids[index]))
         scores = scores[:, torch.tensor(by_id, device=scores.device)]
-        if scores.dtype == torch.bfloat16:  # which NumPy does not have
-            scores = scores.float()
-        k = min(self.max_k + self.ignore_identical_ids, len(ids))
-        # topk alone would choose among equals at random.
-        least = scores.topk(k, dim=1).values[:, -1:].cpu().numpy()
+        best, places = best_first(scores, self.max_k + self.ignore_identical_ids)
         found = []
-        for query_id, row, limit in zip(self.query_ids, scores.cpu().numpy(), least, strict=True):
-            candidates = np.flatnonzero(row >= limit)
-            order = candidates[np.argsort(-row[candidates], kind="stable")[:k]]
-            hits = [(score, ids[by_id[i]]) for score, i in zip(row[order].tolist(), order.tolist(), strict=True)]
+        for query_id, row in zip(self.query_ids, zip(best.tolist(), places.tolist(), strict=True), strict=True):
+            hits = [(score, ids[by_id[place]]) for score, place in zip(*row, strict=True)]
             if self.ignore_identical_ids:
                 hits = [hit for hit in hits if hit[1] != query_id]
             found.append(hits[: self.max_k])

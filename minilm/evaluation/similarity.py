@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from minilm.evaluation.evaluator import (
     Row,
     UndefinedMetricWarning,
     check_lengths,
-    check_similarity_names,
+    similarity_names,
+    text_columns,
 )
 from minilm.evaluation.measures import Floats, Integers, pearson, spearman
 from minilm.layouts import Layout
-from minilm.similarity import PRECISIONS, SIMILARITY, Precision
+from minilm.similarity import PRECISIONS, SIMILARITY, Precision, similarity_name
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -38,7 +40,8 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
     Args:
         sentences1, sentences2: the pairs.
         scores: how similar each pair is, on any scale.
-        main_similarity: one of cosine, dot, euclidean, manhattan.
+        main_similarity: one of cosine, dot, euclidean, manhattan, or the member of sentence-transformers'
+            ``SimilarityFunction``.
         similarity_fn_names: the similarities to measure; unless given ``main_similarity``, or else
             the model's own.
         precision: quantize the vectors, normalised first; see
@@ -58,8 +61,8 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         sentences2: Sequence[str],
         scores: Sequence[float],
         batch_size: int = 16,
-        main_similarity: str | None = None,
-        similarity_fn_names: Sequence[str] | None = None,
+        main_similarity: str | Enum | None = None,
+        similarity_fn_names: Sequence[str | Enum] | None = None,
         name: str = "",
         show_progress_bar: bool | None = False,
         write_csv: bool = True,
@@ -69,20 +72,16 @@ class EmbeddingSimilarityEvaluator(BaseEvaluator):
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        check_lengths("pairs", sentences1=sentences1, sentences2=sentences2, scores=scores)
-        check_similarity_names(main_similarity, *(similarity_fn_names or ()))
-        if main_similarity and similarity_fn_names and main_similarity not in similarity_fn_names:
-            raise InputError(f"main_similarity is {main_similarity!r}, expected one of {list(similarity_fn_names)}")
+        self.sentences1, self.sentences2 = text_columns(sentences1=sentences1, sentences2=sentences2)
+        check_lengths("pairs", sentences1=self.sentences1, sentences2=self.sentences2, scores=scores)
+        self.similarity_fn_names = similarity_names(main_similarity, similarity_fn_names, "main_similarity")
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
-        self.sentences1 = list(sentences1)
-        self.sentences2 = list(sentences2)
         self.scores = np.asarray(scores, dtype=np.float64)
         if not np.isfinite(self.scores).all():
             first = int(np.flatnonzero(~np.isfinite(self.scores))[0])
             raise InputError(f"scores[{first}] is {self.scores[first]}, expected a finite number")
-        self.main_similarity = main_similarity
-        self.similarity_fn_names = list(similarity_fn_names or ([main_similarity] if main_similarity else []))
+        self.main_similarity = None if main_similarity is None else similarity_name(main_similarity)
         self.precision = precision
         parts = ("similarity_evaluation", name, precision, "results.csv")
         self.csv_file = "_".join(part for part in parts if part)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minilm.errors import InputError
-from minilm.evaluation.evaluator import BaseEvaluator, Outcome, check_lengths, check_similarity_names
+from minilm.evaluation.evaluator import BaseEvaluator, Outcome, check_lengths, similarity_names, text_columns
 from minilm.evaluation.measures import Integers
 from minilm.layouts import Layout
-from minilm.similarity import SIMILARITY
+from minilm.similarity import SIMILARITY, similarity_name
 
 if TYPE_CHECKING:
     from minilm.sentence_encoder import SentenceEncoder
@@ -26,7 +26,8 @@ class TripletEvaluator(BaseEvaluator):
     Args:
         anchors: encoded with the model's "query" prompt.
         positives, negatives: encoded with its "document" prompt.
-        main_similarity_function: one of cosine, dot, euclidean, manhattan.
+        main_similarity_function: one of cosine, dot, euclidean, manhattan, or the member of
+            sentence-transformers' ``SimilarityFunction``.
         margin: for all similarities, or similarity → its own, others 0. Euclidean and manhattan
             similarities are negative distances.
         similarity_fn_names: the similarities to measure; unless given ``main_similarity_function``,
@@ -45,30 +46,28 @@ class TripletEvaluator(BaseEvaluator):
         anchors: Sequence[str],
         positives: Sequence[str],
         negatives: Sequence[str],
-        main_similarity_function: str | None = None,
+        main_similarity_function: str | Enum | None = None,
         margin: float | Mapping[str, float] | None = None,
         name: str = "",
         batch_size: int = 16,
         show_progress_bar: bool | None = False,
         write_csv: bool = True,
         truncate_dim: int | None = None,
-        similarity_fn_names: Sequence[str] | None = None,
+        similarity_fn_names: Sequence[str | Enum] | None = None,
         *,
         layout: Layout = "padded",
     ):
         super().__init__(name, batch_size, show_progress_bar, write_csv, truncate_dim, layout)
-        check_lengths("triplets", anchors=anchors, positives=positives, negatives=negatives)
+        self.anchors, self.positives, self.negatives = text_columns(
+            anchors=anchors, positives=positives, negatives=negatives
+        )
+        check_lengths("triplets", anchors=self.anchors, positives=self.positives, negatives=self.negatives)
         margins = margin if isinstance(margin, Mapping) else dict.fromkeys(SIMILARITY, margin or 0)
-        check_similarity_names(main_similarity_function, *(similarity_fn_names or ()), *margins)
+        self.margin = dict.fromkeys(SIMILARITY, 0.0)
+        self.margin |= {similarity_name(name, "margin's key"): value for name, value in margins.items()}
         main = main_similarity_function
-        if main and similarity_fn_names and main not in similarity_fn_names:
-            raise InputError(f"main_similarity_function is {main!r}, expected one of {list(similarity_fn_names)}")
-        self.anchors = list(anchors)
-        self.positives = list(positives)
-        self.negatives = list(negatives)
-        self.margin = {**dict.fromkeys(SIMILARITY, 0), **margins}
-        self.main_similarity_function = main
-        self.similarity_fn_names = list(similarity_fn_names or ([main] if main else []))
+        self.similarity_fn_names = similarity_names(main, similarity_fn_names, "main_similarity_function")
+        self.main_similarity_function = None if main is None else similarity_name(main)
         self.csv_file = "_".join(part for part in ("triplet_evaluation", name, "results.csv") if part)
 
     def evaluate(self, model: SentenceEncoder) -> Outcome:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -23,7 +24,7 @@ from minilm.errors import InputError, check_choice
 from minilm.internals.trace import tokenize
 from minilm.layouts import Layout, PackedBatch, TokenIds
 from minilm.pooling import list_after_pooling
-from minilm.similarity import SIMILARITY, truncate_embeddings
+from minilm.similarity import SIMILARITY, similarity_name, truncate_embeddings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +95,7 @@ class TokenPairs:
 
 @torch.no_grad()
 def token_pairs(
-    model: SentenceEncoder, text: str, other: str, *, similarity: str | None = None, layout: Layout = "padded"
+    model: SentenceEncoder, text: str, other: str, *, similarity: str | Enum | None = None, layout: Layout = "padded"
 ) -> TokenPairs:
     """Splits the similarity of two texts over all pairs of their tokens, exactly.
 
@@ -112,7 +113,7 @@ def token_pairs(
     Raises:
         InputError: a similarity that is no sum over token pairs (Euclidean, Manhattan).
     """
-    name = similarity or model.similarity_fn_name
+    name = similarity_name(similarity or model.similarity_fn_name)
     if name not in ("cosine", "dot"):
         raise InputError(
             f"similarity is {name!r}, which is no sum over token pairs; expected 'cosine' or 'dot'. "
@@ -190,7 +191,7 @@ def integrated_gradients(
     *,
     baseline: Baseline = "pad",
     steps: int = 64,
-    similarity: str | None = None,
+    similarity: str | Enum | None = None,
 ) -> TokenAttribution:
     """What each word piece of ``text`` adds to its score with ``other``, which is held fixed.
 
@@ -218,7 +219,7 @@ def integrated_gradients(
 
 
 def gradient_x_input(
-    model: SentenceEncoder, text: str, other: str, *, baseline: Baseline = "zero", similarity: str | None = None
+    model: SentenceEncoder, text: str, other: str, *, baseline: Baseline = "zero", similarity: str | Enum | None = None
 ) -> TokenAttribution:
     """The gradient of the score at the text itself, times the word embeddings (less the baseline's).
 
@@ -237,7 +238,7 @@ def _along_the_line(
     baseline: Baseline,
     places: np.ndarray,
     weights: np.ndarray,
-    similarity: str | None,
+    similarity: str | Enum | None,
     method: str,
     complete: bool,
 ) -> TokenAttribution:
@@ -295,7 +296,7 @@ def occlusion(
     *,
     by: Literal["mask", "delete"] = "mask",
     unit: Literal["token", "word"] = "token",
-    similarity: str | None = None,
+    similarity: str | Enum | None = None,
 ) -> TokenAttribution:
     """What the score of ``text`` with ``other`` loses without each token: one forward pass a token.
 
@@ -339,7 +340,9 @@ def without(model: SentenceEncoder, ids: Sequence[int], positions: Iterable[int]
     return [mask if position in gone else token for position, token in enumerate(ids)]
 
 
-def score_variants(model: SentenceEncoder, variants: TokenIds, other: Sequence[int], similarity: str | None) -> Tensor:
+def score_variants(
+    model: SentenceEncoder, variants: TokenIds, other: Sequence[int], similarity: str | Enum | None
+) -> Tensor:
     """The score of each list of token ids with ``other``: float64 ``[n]`` on the CPU."""
     model.eval()
     fixed = model(_packed(model, [other])).sentence_embedding
@@ -352,14 +355,13 @@ def score_variants(model: SentenceEncoder, variants: TokenIds, other: Sequence[i
 # ---- what all of them need ------------------------------------------------------------------------
 
 
-def score_pairs(model: SentenceEncoder, a: Tensor, b: Tensor, similarity: str | None = None) -> Tensor:
+def score_pairs(model: SentenceEncoder, a: Tensor, b: Tensor, similarity: str | Enum | None = None) -> Tensor:
     """The similarity of rows at equal places, as ``similarity_pairwise`` of what ``encode`` gives.
 
     Raises:
         InputError: a similarity that does not exist.
     """
-    name = similarity or model.similarity_fn_name
-    check_choice("similarity", name, tuple(SIMILARITY))
+    name = similarity_name(similarity or model.similarity_fn_name)
     return SIMILARITY[name][1](truncate_embeddings(a, model.truncate_dim), truncate_embeddings(b, model.truncate_dim))
 
 

@@ -457,8 +457,6 @@ def compare(
         texts, texts_source = docstring_summaries(TEXTS), "summary lines of the standard library's docstrings"
     elif texts is None:
         texts, texts_source = [text for pair in given_pairs or () for text in pair], "the texts of the pairs"
-    if isinstance(texts, str):
-        raise InputError("texts is one string; put the texts in a list")
     distinct = list(dict.fromkeys(check_texts(texts)))
     if len(distinct) < 2:
         raise InputError(
@@ -487,7 +485,13 @@ def compare(
     scores: ScoreChange | None = None
     every = list(dict.fromkeys([*distinct, *(text for pair in given_pairs or () for text in pair)]))
     encoded = [
-        model.encode(every, convert_to_tensor=True, truncation="silent", show_progress_bar=show_progress_bar).cpu()
+        model.encode(
+            every,
+            convert_to_tensor=True,
+            truncation="silent",
+            non_finite="silent",
+            show_progress_bar=show_progress_bar,
+        ).cpu()
         for model in models
     ]
     if broken := _not_finite(encoded, every, tensors):
@@ -541,7 +545,7 @@ def _check_pairs(pairs: Sequence[tuple[str, str]], gold: Sequence[float] | None)
 
 def _tokenize(model: SentenceEncoder, texts: list[str]) -> TokenizedTexts:
     """As ``encode`` does, with the model's default prompt."""
-    prompt = model._resolve_prompt(None, None) or ""
+    prompt = model._resolve_prompt(None, None)
     return model.tokenizer([prompt + text for text in texts])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -148,7 +149,7 @@ def component_table(
     pairs: Sequence[tuple[str, str]],
     *,
     ablation: Ablation = "zero",
-    similarity: str | None = None,
+    similarity: str | Enum | None = None,
     gold: Sequence[float] | None = None,
     show_progress_bar: bool | None = None,
 ) -> ComponentTable:

@@ -200,8 +200,8 @@ def explain(
         TextTypeError: an input is not a string.
     """
     texts = check_texts([text] if other is None else [text, other])
-    prompt = model._resolve_prompt(None, None) or ""
-    tokens_lost = model.tokens_lost(texts, prompt)
+    prompt = model._resolve_prompt(None, None)
+    tokens_lost = model.tokens_lost(texts)
     model.report_truncation(tokens_lost, "warn", len(texts))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncationWarning)  # said once above

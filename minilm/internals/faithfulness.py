@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -76,7 +77,7 @@ def deletion_curve(
     by: Literal["mask", "delete"] = "mask",
     orders: int = 20,
     seed: int = 0,
-    similarity: str | None = None,
+    similarity: str | Enum | None = None,
 ) -> DeletionCurve:
     """The score of ``text`` with ``other`` while the tokens of ``text`` go, the one with the largest
     value first.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from minilm.errors import InputError, TextTypeError, check_choice
+from minilm.errors import InputError, check_choice
 from minilm.internals.activations import ACTIVATIONS, Site, choose, sites
 from minilm.internals.hooks import Value, by_text, watching
 from minilm.layouts import Batch, Layout, PaddedBatch
@@ -207,12 +207,10 @@ def tokenize(
         InputError: there are no texts.
         TextTypeError: an input is not a string.
     """
-    if isinstance(texts, str):
-        raise TextTypeError("found a string in place of texts; put it in a list")
     given = check_texts(texts)
     if not given:
         raise InputError("there are no texts; give at least one")
-    before = model._resolve_prompt(prompt, prompt_name) or ""
+    before = model._resolve_prompt(prompt, prompt_name)
     tokenized = model.tokenizer([before + text for text in given])
     model.report_truncation(tokenized.tokens_lost, "warn", len(given))
     return given, model._batch(tokenized.ids, layout).to(model.device)

@@ -37,6 +37,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import Enum
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -46,7 +47,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from minilm.errors import InputError, check_choice
-from minilm.similarity import cos_sim
+from minilm.similarity import cos_sim, similarity_function
 
 Direction: TypeAlias = Literal["query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"]
 PartitionMode: TypeAlias = Literal["joint", "per_direction"]
@@ -73,7 +74,7 @@ class _RankingLoss(nn.Module):
     def __init__(
         self,
         scale: float = 20.0,
-        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] | str | Enum = cos_sim,
         *,
         gather_across_devices: bool = False,
         directions: Sequence[Direction] = ("query_to_doc",),
@@ -82,9 +83,10 @@ class _RankingLoss(nn.Module):
         hardness_strength: float = 0.0,
     ):
         super().__init__()
-        _check_options(scale, similarity_fct, directions, partition_mode, hardness_mode, hardness_strength)
+        function = similarity_function(similarity_fct, "similarity_fct")
+        _check_options(scale, directions, partition_mode, hardness_mode, hardness_strength)
         self.scale = scale
-        self.similarity_fct = similarity_fct
+        self.similarity_fct = function
         self.gather_across_devices = gather_across_devices
         self.directions = tuple(directions)
         self.partition_mode = partition_mode
@@ -181,7 +183,8 @@ class MultipleNegativesRankingLoss(_RankingLoss):
 
     Args:
         scale: ``s``, one over the temperature.
-        similarity_fct: ``[a, D]``, ``[b, D]`` → ``[a, b]``, higher is nearer: ``cos_sim``, ``dot_score`` …
+        similarity_fct: ``[a, D]``, ``[b, D]`` → ``[a, b]``, higher is nearer: ``cos_sim``, ``dot_score`` …,
+            or the name of one, such as "dot".
         gather_across_devices: score against the documents of all processes of ``torch.distributed``.
             Each process gives the mean over its own anchors, and gradients flow to the documents'
             processes, so that DistributedDataParallel's average is the gradient of one process with
@@ -248,7 +251,7 @@ class CachedMultipleNegativesRankingLoss(_RankingLoss):
     def __init__(
         self,
         scale: float = 20.0,
-        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] | str | Enum = cos_sim,
         *,
         mini_batch_size: int = 32,
         **options: Any,
@@ -481,7 +484,6 @@ def _autocast_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]
 
 def _check_options(
     scale: float,
-    similarity_fct: Callable[[Tensor, Tensor], Tensor],
     directions: Sequence[str],
     partition_mode: str,
     hardness_mode: str | None,
@@ -490,8 +492,6 @@ def _check_options(
     for name, value in (("scale", scale), ("hardness_strength", hardness_strength)):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{name} is {value!r:.80}, expected a number")
-    if not callable(similarity_fct):
-        raise InputError(f"similarity_fct is {similarity_fct!r:.80}, expected a function, such as minilm.cos_sim")
     if not 0 < scale < math.inf:
         raise InputError(f"scale is {scale}, expected a positive number")
     if isinstance(directions, str):

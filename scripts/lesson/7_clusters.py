@@ -23,11 +23,17 @@ from texts import TEXTS, TOPIC_OF_TEXT, TOPICS
 from minilm import SentenceEncoder
 
 
+def squared_distances(x, y):
+    """``[n, D]``, ``[m, D]`` → ``[n, m]``, from differences. The faster way, by a matrix product, rounds distances
+    apart that are equal, as those of word counts often are; which of them is smaller then depends on the processor."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
 def plus_plus(x, k, dice):
     """k of the n rows of x ``[n, D]`` as first centres ``[k, D]``."""
     chosen = [int(torch.randint(len(x), (1,), generator=dice))]
     while len(chosen) < k:
-        squared = torch.cdist(x, x[chosen]).square().min(dim=1).values  # [n], to the nearest centre so far
+        squared = squared_distances(x, x[chosen]).min(dim=1).values  # [n], to the nearest centre so far
         squared[chosen] = 0  # exactly, so that no row is drawn twice
         chosen.append(int(torch.multinomial(squared, 1, generator=dice)))
     return x[chosen]
@@ -37,7 +43,7 @@ def k_means(x, centres):
     """→ the cluster of each row ``[n]``, the centres ``[k, D]``, and the sum of squares before each move."""
     sums = []
     while len(sums) < 2 or sums[-1] < sums[-2] - 1e-9:
-        distances = torch.cdist(x, centres).square()  # [n, k]
+        distances = squared_distances(x, centres)  # [n, k]
         cluster = distances.argmin(dim=1)  # [n]
         sums.append(distances.min(dim=1).values.sum().item())
         members = [x[cluster == j] for j in range(len(centres))]

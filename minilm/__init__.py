@@ -6,6 +6,7 @@
 (2, 384)
 """
 
+from minilm import forks as _forks  # noqa: F401  (a forked process must not wait for its parent's threads)
 from minilm.config import EncoderConfig
 from minilm.encoder import Encoder
 from minilm.engines import EncodeBatch

@@ -94,12 +94,18 @@ def load_encoder(
     expected = {names[ours]: parameter for ours, parameter in encoder.named_parameters()}
     _check_tensors(Path(path), tensors, expected)
 
-    encoder.to(dtype or next(tensors[name].dtype for name in expected))
-    with torch.no_grad():
-        # Copies, because torch's own allocations are aligned: kernels may round by alignment.
-        for ours, parameter in encoder.named_parameters():
-            parameter.copy_(tensors[names[ours]])
-    return encoder, {name: tensors[name].clone() for name in IGNORED if name in tensors}
+    for ours, parameter in encoder.named_parameters():
+        parameter.data = _copy(tensors[names[ours]], dtype)
+    return encoder, {name: _copy(tensors[name]) for name in IGNORED if name in tensors}
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy, because torch's own allocations are aligned, and kernels may round by alignment. It is made in pieces
+    that are too small for torch to start threads: processes that are forked from one with threads lack them."""
+    copy = torch.empty_like(tensor, dtype=dtype)
+    for target, source in zip(copy.view(-1).split(1 << 14), tensor.view(-1).split(1 << 14), strict=True):
+        target.copy_(source)
+    return copy
 
 
 def save_encoder(path: str | os.PathLike[str], encoder: Encoder, ignored: Mapping[str, Tensor] | None = None) -> None:

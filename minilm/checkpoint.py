@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,6 +207,8 @@ def inspect_tensors(path: str | os.PathLike[str]) -> list[TensorInfo]:
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     """A JSON file's content, or a :class:`CheckpointError` that says where it is broken."""
+    if Path(path).exists() and not Path(path).is_file():  # to read from a pipe may never end
+        raise CheckpointError(f"{path} cannot be read: it is not a plain file")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -230,9 +233,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     # Random, so that neither another thread nor another user can have the same name in mind.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        # Made here for its mode, that of the old file or of any new one: safetensors makes private files.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = (path if path.is_file() else temporary).stat().st_mode
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         if getattr(error, "filename", None) not in (None, str(temporary)):

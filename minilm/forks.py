@@ -1,9 +1,9 @@
 """What a forked process must know: of its parent's threads it has only the one that forked.
 
-torch's OpenMP and the tokenizer's thread pool are copied as they are, and wait for ever for the threads that were not.
-Loading a model starts none. For a parent that has computed already, the child goes on with one thread: the same
-vectors as the parent's at ``torch.set_num_threads(1)``, which may be rounded otherwise than at more threads. A child that
-wants more is to be started by "spawn" or "forkserver", or is an ``encode(..., pool=...)``.
+torch's OpenMP and the tokenizer's thread pool are copied as they are, and would wait for ever for the threads
+that were not. Loading a model starts none of them. As a parent may have computed before it forked, every child
+has one thread; its vectors are those of ``torch.set_num_threads(1)``, which may be rounded otherwise than with
+more threads. Start a child that needs more threads by "spawn" or "forkserver".
 """
 
 from __future__ import annotations

@@ -197,9 +197,7 @@ def _next_result(pool: Pool, call: int) -> tuple[int, Any, dict[int, int]]:
         try:
             made_for, *result = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
         except queue.Empty:
-            if pool.stopped:
-                continue
-            if dead := [p for p in pool.processes if not p.is_alive()]:
+            if (dead := [p for p in pool.processes if not p.is_alive()]) and not pool.stopped:
                 codes = ", ".join(f"process {p.pid} with exit code {p.exitcode}" for p in dead)
                 raise RuntimeError(
                     f"{len(dead)} of {len(pool.processes)} encoding processes died ({codes}); "

@@ -119,7 +119,17 @@ def _checked(folder: Path) -> list[str]:
             f"{folder} has its encoder in {encoder}, expected in the folder itself; load the model, save it anew with "
             "save_pretrained, and push that folder"
         )
-    return [name for name in MODEL_FILES if (folder / name).is_file()]
+    files = [name for name in MODEL_FILES if (folder / name).is_file()]
+    inside = Path(os.path.realpath(folder))
+    blobs = inside.parent.parent / "blobs"  # of the hub's cache, where a snapshot's files are links
+    for name in files:
+        target = Path(os.path.realpath(folder / name))
+        if not (target.is_relative_to(inside) or target.parent == blobs):
+            raise CheckpointError(
+                f"{folder / name} is a link to {target}, outside the folder; nothing outside is uploaded. "
+                "Put a copy in its place, or remove it"
+            )
+    return files
 
 
 @contextmanager

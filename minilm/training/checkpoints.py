@@ -158,7 +158,12 @@ def load_checkpoint(
         torch.set_rng_state(tensors[f"rng.cpu.{rank}"])
         if model.device.type == "cuda":
             torch.cuda.set_rng_state(tensors[f"rng.cuda.{rank}"], model.device)
-        return TrainingState(**values)
+        state = TrainingState(**values)
+        if not (state.best_checkpoint is None or type(state.best_checkpoint) is int):  # it becomes a path
+            raise CheckpointError(
+                f"{path / STATE_JSON}: best_checkpoint is {state.best_checkpoint!r}, expected a step's number or null"
+            )
+        return state
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint: {error} is missing or unexpected") from None
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from minilm.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
 
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
@@ -24,6 +30,9 @@ class TrainingLog:
 
     Attributes:
         metric: the evaluations' metric to draw; None draws the first :data:`DRAWN` of them.
+
+    Raises:
+        InputError: another process writes the log.
     """
 
     def __init__(self, output_dir: Path, keep: int = 0, write: bool = True):
@@ -34,6 +43,14 @@ class TrainingLog:
         if write:
             output_dir.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by __exit__
+            if sys.platform != "win32":
+                try:  # a lock that ends with the process, however it ends
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._file.close()
+                    raise InputError(
+                        f"{output_dir} is being trained in by another process; wait for it, or choose another folder"
+                    ) from None
             self._file.truncate(min(keep, os.path.getsize(self.path)))
             self.bytes = os.path.getsize(self.path)
 

@@ -114,8 +114,6 @@ def train(
         recipe = recipe.replace(dataloader_drop_last=True)
     _check(model, datasets, recipe, evaluator, loss, processes)
     start_from = _find_start(output_dir, recipe)
-    if processes.first and recipe.resume_from_checkpoint:
-        checkpoints.remove_leftovers(output_dir)
     tokens_lost = {dataset.name: dataset.tokens_lost(model.tokenizer) for dataset in datasets}
     if processes.first:
         _warn(model, datasets, recipe, tokens_lost)
@@ -183,6 +181,8 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(_kept_memory())
         log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, write=processes.first))
+        if processes.first and recipe.resume_from_checkpoint:  # under the log's lock
+            checkpoints.remove_leftovers(output_dir)
         show = show_progress_bar if processes.first else False
         bar = stack.enter_context(progress(total_steps, "Training", show, unit=" steps"))
         bar.update(state.global_step)

@@ -207,7 +207,7 @@ def inspect_tensors(path: str | os.PathLike[str]) -> list[TensorInfo]:
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     """A JSON file's content, or a :class:`CheckpointError` that says where it is broken."""
-    if Path(path).exists() and not Path(path).is_file():  # to read from a pipe may never end
+    if os.path.exists(path) and not os.path.isfile(path):  # to read from a pipe may never end
         raise CheckpointError(f"{path} cannot be read: it is not a plain file")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

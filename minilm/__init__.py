@@ -11,6 +11,8 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from minilm import forks as _forks  # noqa: F401  (a forked process must not wait for its parent's threads)
+
 if TYPE_CHECKING:
     from minilm.api import *  # noqa: F403
 

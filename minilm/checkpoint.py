@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import shlex
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,12 +117,18 @@ def load_encoder(
     expected = {names[ours]: parameter for ours, parameter in encoder.named_parameters()}
     _check_tensors(Path(path), tensors, expected)
 
-    encoder.to(dtype or next(tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point))
-    with torch.no_grad():
-        # Copies, because torch's own allocations are aligned: kernels may round by alignment.
-        for ours, parameter in encoder.named_parameters():
-            parameter.copy_(tensors[names[ours]])
-    return encoder, {name: tensor.clone() for name, tensor in tensors.items() if name not in expected}
+    for ours, parameter in encoder.named_parameters():
+        parameter.data = _copy(tensors[names[ours]], dtype)
+    return encoder, {name: _copy(tensor) for name, tensor in tensors.items() if name not in expected}
+
+
+def _copy(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy, because torch's own allocations are aligned, and kernels may round by alignment. It is made in pieces
+    that are too small for torch to start threads: processes that are forked from one with threads lack them."""
+    copy = torch.empty_like(tensor, dtype=dtype)
+    for target, source in zip(copy.view(-1).split(1 << 14), tensor.view(-1).split(1 << 14), strict=True):
+        target.copy_(source)
+    return copy
 
 
 def check_parts(module: nn.Module, config: EncoderConfig, prefix: str = "") -> None:
@@ -290,6 +297,8 @@ def check_not_a_pointer(path: Path) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     """A JSON file's content, or a :class:`CheckpointError` that says where it is broken."""
+    if os.path.exists(path) and not os.path.isfile(path):  # to read from a pipe may never end
+        raise CheckpointError(f"{path} cannot be read: it is not a plain file")
     try:
         content = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -361,9 +370,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     # Random, so that neither another thread nor another user can have the same name in mind.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        # Made here for its mode, that of the old file or of any new one: safetensors makes private files.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        mode = (path if path.is_file() else temporary).stat().st_mode
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         if getattr(error, "filename", None) not in (None, str(temporary)):

@@ -48,7 +48,7 @@ class EncodeBatch:
             best device that the worker sees. Ray and Spark show each worker its own.
         num_threads: of each process, on the CPU: its share of the machine's cores. None leaves what is
             set: Ray and Spark set the CPUs of a task. The processes of ``datasets`` are forks, which have
-            one thread each: torch's others are not copied, and waiting for them would never end.
+            one thread each (forks.py).
         model_kwargs: other arguments of :meth:`SentenceEncoder.from_pretrained`.
         encode_options: of :meth:`SentenceEncoder.encode`.
 
@@ -146,8 +146,8 @@ class EncodeBatch:
         if _forked and num_threads not in (None, 1):
             raise InputError(f"num_threads is {num_threads}, but a forked process can have 1; use more processes")
         with _lock:
-            if _forked or num_threads is not None:
-                torch.set_num_threads(num_threads or 1)
+            if num_threads is not None:
+                torch.set_num_threads(num_threads)
             if key not in _models:
                 _models[key] = SentenceEncoder.from_pretrained(
                     self.model_name_or_path, device=device, **self.model_kwargs

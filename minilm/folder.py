@@ -13,10 +13,13 @@ No module that a folder names is ever imported, and no path leaves the folder.
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -32,6 +35,9 @@ from minilm.errors import CheckpointError
 from minilm.pooling import POOLING, PoolingMode
 from minilm.similarity import SIMILARITY
 from minilm.tokens import Tokenizer
+
+if sys.platform != "win32":
+    import fcntl
 
 # Files of the tokenizer beside tokenizer.json and tokenizer_config.json; kept as they came and written back.
 TOKENIZER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt")
@@ -207,8 +213,10 @@ def write_folder(
         raise FileExistsError(f"{target} exists and is not a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     # mkdtemp's folder is private (0700); a model folder is as open as any other new folder.
+    _remove_leftovers(target)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     staging.chmod(0o777 & ~_umask())
+    lock = _lock(staging)  # ends with the process, however it ends
     try:
         contents = _json_files(pipeline, tokenizer)
         contents["config.json"]["dtype"] = str(encoder.embeddings.word.weight.dtype).removeprefix("torch.")
@@ -222,6 +230,32 @@ def write_folder(
         _put_in_place(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Deletes what processes that were killed while they saved to ``target`` have left beside it."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        # A minute, as a folder is there a moment before its lock.
+        if path.is_dir() and not path.is_symlink() and time.time() - path.stat().st_mtime > 60:
+            lock = _lock(path)
+            if lock is not None:
+                shutil.rmtree(path, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """An open file that holds the folder's lock; None where another process has it, or there are no locks."""
+    if sys.platform == "win32":
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _put_in_place(staging: Path, target: Path) -> None:
@@ -236,6 +270,9 @@ def _put_in_place(staging: Path, target: Path) -> None:
         final.parent.mkdir(exist_ok=True)
         if final.is_dir():
             raise IsADirectoryError(errno.EISDIR, "there is a folder where a file is to be written", str(final))
+    for file, final in files.items():
+        if final.is_file():
+            shutil.copymode(final, file)
     for file, final in sorted(files.items(), key=lambda item: item[0].name == WEIGHTS_FILE):
         os.replace(file, final)
 

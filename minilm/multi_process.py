@@ -15,6 +15,7 @@ import pickle
 import queue
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import multiprocessing
 
+from minilm.checkpoint import weights_sha256
 from minilm.devices import check_device
 from minilm.errors import InputError, TruncationError, TruncationWarning
 from minilm.progress import progress
@@ -53,7 +55,8 @@ class Pool:
         devices = [check_device(device) for device in target_devices]
         on_cpu = sum(device.type == "cpu" for device in devices)
         threads = max(1, torch.get_num_threads() // max(1, on_cpu))
-        shared = copy.deepcopy(model).cpu().share_memory()
+        self.made_of = weakref.ref(model)
+        self.shared = shared = copy.deepcopy(model).cpu().share_memory()
         context = multiprocessing.get_context("spawn")  # a forked copy of a threaded process can hang
         self.input: Any = context.Queue()
         self.output: Any = context.Queue()
@@ -61,6 +64,8 @@ class Pool:
         self.arrived: dict[int, deque[Any]] = {}  # call → its results that have come
         self.change = threading.Condition()
         self.reading = False  # whether a call is waiting at the output, for all of them
+        self.stopped = False
+        self.owner = os.getpid()
         self.processes = [
             context.Process(target=_work, args=(shared, device, threads, self.input, self.output), daemon=True)
             for device in devices
@@ -69,14 +74,31 @@ class Pool:
             process.start()
 
     def stop(self) -> None:
-        """Ends the processes. Chunks that are under way are dropped."""
+        """Ends the processes. Calls that are under way in other threads end with an :class:`InputError`.
+        A pool that has been stopped, or was started by another process, is left as it is."""
+        with self.change:
+            if self.stopped or self.owner != os.getpid():
+                return
+            self.stopped = True
         for process in self.processes:
             process.terminate()
         for process in self.processes:
             process.join()
+        with self.change:  # a thread that reads from a queue while it is closed may read another file
+            self.change.wait_for(lambda: not self.reading, timeout=2 * _ALIVE_CHECK_SECONDS)
         self.input.cancel_join_thread()
         self.input.close()
         self.output.close()
+
+    def check(self, model: SentenceEncoder) -> None:
+        """Raises an :class:`InputError` that says why the pool cannot encode for this model."""
+        if self.stopped:
+            raise InputError("the pool has been stopped; start another with start_multi_process_pool")
+        if self.owner != os.getpid():
+            raise InputError("the pool was started by another process; start one here, or encode without a pool")
+        other = model is not self.made_of()
+        if other and weights_sha256(model.encoder) != weights_sha256(self.shared.encoder):
+            raise InputError("the pool was started for a model with other weights; start one for this model")
 
     def __enter__(self) -> Pool:
         return self
@@ -99,7 +121,7 @@ def encode_in_pool(
     """:meth:`SentenceEncoder.encode_texts` by a pool, or by one for ``devices`` that ends with the call.
 
     Raises:
-        InputError: ``chunk_size`` is below 1, or the model is within ``intervene``.
+        InputError: ``chunk_size`` is below 1, the model is within ``intervene``, or the pool cannot be used.
         RuntimeError: a process died.
         TruncationError: as there; found only when the chunks have been encoded.
     """
@@ -115,6 +137,7 @@ def encode_in_pool(
         with Pool(model, devices) as temporary:
             return encode_in_pool(model, texts, temporary, None, chunk_size, show_progress_bar, options)
 
+    pool.check(model)
     ordered = _encode(model, texts, pool, chunk_size, show_progress_bar, options)
     if options["output_value"] == "sentence_embedding":
         return torch.cat(ordered)
@@ -140,8 +163,10 @@ def _encode(
     call = next(pool.calls)  # what an interrupted call left behind must not pass for this one's
     pool.arrived[call] = deque()
     try:
-        for start in starts:
-            pool.input.put((call, start, texts[start : start + size], sent))
+        with pool.change:
+            if not pool.stopped:
+                for start in starts:
+                    pool.input.put((call, start, texts[start : start + size], sent))
         with progress(len(texts), "Encoding", show_progress_bar, unit=" texts") as bar:
             while len(chunks) < len(starts):
                 start, chunks[start], lost = _next_result(pool, call)
@@ -166,12 +191,14 @@ def _next_result(pool: Pool, call: int) -> tuple[int, Any, dict[int, int]]:
             if pool.arrived[call]:
                 start, rows, tokens_lost = pool.arrived[call].popleft()
                 return start, pickle.loads(rows), tokens_lost
+            if pool.stopped:
+                raise InputError("the pool was stopped while it was encoding; start another, and encode again")
             pool.reading = True
         made_for, result = -1, []
         try:
             made_for, *result = pool.output.get(timeout=_ALIVE_CHECK_SECONDS)
         except queue.Empty:
-            if dead := [p for p in pool.processes if not p.is_alive()]:
+            if (dead := [p for p in pool.processes if not p.is_alive()]) and not pool.stopped:
                 codes = ", ".join(f"process {p.pid} with exit code {p.exitcode}" for p in dead)
                 raise RuntimeError(
                     f"{len(dead)} of {len(pool.processes)} encoding processes died ({codes}); "

@@ -123,7 +123,17 @@ def _checked(folder: Path) -> list[str]:
             "save_pretrained, and push that folder"
         )
     of_modules = [name for name in model_files(folder) if name not in MODEL_FILES]
-    return [name for name in (*MODEL_FILES, *of_modules) if (folder / name).is_file()]
+    files = [name for name in (*MODEL_FILES, *of_modules) if (folder / name).is_file()]
+    inside = Path(os.path.realpath(folder))
+    blobs = inside.parent.parent / "blobs"  # of the hub's cache, where a snapshot's files are links
+    for name in files:
+        target = Path(os.path.realpath(folder / name))
+        if not (target.is_relative_to(inside) or target.parent == blobs):
+            raise CheckpointError(
+                f"{folder / name} is a link to {target}, outside the folder; nothing outside is uploaded. "
+                "Put a copy in its place, or remove it"
+            )
+    return files
 
 
 @contextmanager

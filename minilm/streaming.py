@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,8 @@ def encode_chunks(
         stack.callback(executor.shutdown, cancel_futures=True)
         under_way: deque[Future[Chunk]] = deque()
         for start, texts in chunks:
-            under_way.append(executor.submit(encode, start, texts))
+            # In this thread's context, since interventions, which do not reach other processes, are known by it.
+            under_way.append(executor.submit(copy_context().run, encode, start, texts))
             if len(under_way) == ahead:
                 yield told(under_way.popleft().result())
         while under_way:

@@ -105,7 +105,7 @@ class VectorFile:
             self._file.flush()
             os.fsync(self._file.fileno())
             journal = {"format": FORMAT, "rows": self.rows + len(vectors), "bytes": self._file.tell()}
-            with open(self._temporary, "w", encoding="utf-8") as file:
+            with open(self._temporary, "w", encoding="utf-8", opener=_open_no_link) as file:
                 file.write(to_json({**journal, "state": state, "run": self._run}, indent=2))
                 file.flush()
                 os.fsync(file.fileno())
@@ -157,7 +157,7 @@ class VectorFile:
     def _open_alone(self) -> IO[bytes]:
         """Opens ``.part`` under a lock that ends with the process, however it ends."""
         while True:
-            file = open(os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666), "r+b")  # noqa: SIM115
+            file = open(_open_no_link(self.part, os.O_RDWR | os.O_CREAT), "r+b")  # noqa: SIM115
             try:
                 if sys.platform != "win32":
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -274,6 +274,11 @@ def _format(path: Path, dimension: int, dtype: np.dtype[Any]) -> _Jsonl:
     check_format(path)
     kinds = dict(zip(FORMATS, (_Npy, _Jsonl, _Safetensors), strict=True))
     return kinds[path.suffix.lower()](dimension, dtype)
+
+
+def _open_no_link(path: str | os.PathLike[str], flags: int) -> int:
+    """Opens a file that is ours; a link at its name, which somebody else may have put there, is an error."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _sync_folder(path: Path) -> None:

@@ -337,6 +337,7 @@ def test_a_disk_that_fills_up_leaves_the_old_weights(file: Path) -> None:
 
 def test_a_full_disk_is_called_that(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space left on the disk") as error, atomic_path(tmp_path / "x") as temporary:
+        temporary.unlink()
         temporary.symlink_to("/dev/full")
         temporary.write_text("something")
     assert str(tmp_path / "x") in str(error.value)

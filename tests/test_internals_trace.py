@@ -1,8 +1,12 @@
 """Traces and interventions: what is seen is what is computed, watching changes no bit, changes do what
 they say and no more, and nothing stays behind."""
 
+import copy
 import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXTS, TinyFolder
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 
 from minilm import InputError, SentenceEncoder, TextTypeError, TruncationWarning
 from minilm.internals import ACTIVATIONS, ablate, at, layer_by_layer, patch, replace, scale
+from minilm.internals.hooks import is_watched
 from minilm.tolerances import ATTENTION_BY_HAND, FINITE_DIFFERENCE, PACKED_FLOAT32
 
 LAYOUTS = ("padded", "packed")
@@ -463,3 +468,29 @@ def test_layer_by_layer_ends_with_the_models_own(tiny: SentenceEncoder, layout: 
         even = layer_by_layer(tiny, texts, layout=layout).entropy
     lengths = torch.tensor([len(tokens) for tokens in found.tokens], dtype=torch.float64)
     torch.testing.assert_close(even, lengths.log()[None, :, None].expand_as(even))
+
+
+def test_what_a_thread_watches_is_its_own_affair(tiny: SentenceEncoder) -> None:
+    texts = ["The cat sat", "a dog"]
+    batch = tiny.tokenize(texts)
+    before, traced = tiny(batch).sentence_embedding, tiny.trace(texts)
+    padded = tiny.encode(texts, layout="padded")
+
+    def other() -> tuple[bool, ...]:
+        again = tiny.trace(texts)
+        return (
+            torch.equal(tiny(batch).sentence_embedding, before),
+            np.array_equal(tiny.encode(texts, layout="padded"), padded),
+            all(torch.equal(again.by_text(name)[0], traced.by_text(name)[0]) for name in traced),
+            not is_watched(tiny),
+        )
+
+    with ThreadPoolExecutor(4) as threads, tiny.intervene({"layers.0.attention.head_output": ablate(head=0)}):
+        found = [threads.submit(other) for _ in range(40)]
+        for _ in range(40):
+            assert not torch.equal(tiny(batch).sentence_embedding, before)
+            copied = copy.deepcopy(tiny)
+            assert torch.equal(copied(batch).sentence_embedding, before)
+            assert torch.equal(pickle.loads(pickle.dumps(tiny))(batch).sentence_embedding, before)
+    assert all(all(future.result()) for future in found)
+    assert torch.equal(tiny(batch).sentence_embedding, before)

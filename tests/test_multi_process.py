@@ -139,10 +139,10 @@ def running(pids: list[int]) -> list[int]:
 def test_a_pool_of_one_call_ends_with_it_and_a_dead_process_is_an_error(tiny: SentenceEncoder) -> None:
     import multiprocessing
 
-    before = multiprocessing.active_children()
+    before = set(multiprocessing.active_children())
     found = tiny.encode(MANY, device=["cpu"])
     np.testing.assert_allclose(found, tiny.encode(MANY), atol=PACKED_FLOAT32, rtol=0)
-    assert multiprocessing.active_children() == before
+    assert set(multiprocessing.active_children()) == before
 
     pool = tiny.start_multi_process_pool(["cpu"])
     pids = [process.pid for process in pool.processes]
@@ -152,6 +152,96 @@ def test_a_pool_of_one_call_ends_with_it_and_a_dead_process_is_an_error(tiny: Se
     tiny.stop_multi_process_pool(pool)
     assert not running(pids)
 
+
+def test_a_pool_that_cannot_encode_says_why(tiny: SentenceEncoder, tiny_folder: TinyFolder) -> None:
+    with tiny.start_multi_process_pool(["cpu"]) as pool:
+        other = SentenceEncoder.from_pretrained(tiny_folder(), device="cpu")
+        np.testing.assert_allclose(other.encode(TEXTS, pool=pool), tiny.encode(TEXTS), atol=PACKED_FLOAT32, rtol=0)
+        with torch.no_grad():
+            other.encoder.layers[0].attention.query.weight.add_(1)
+        with pytest.raises(InputError, match="other weights"):
+            other.encode(TEXTS, pool=pool)
+        found: list[BaseException] = []
+
+        def encode() -> None:
+            try:
+                while True:
+                    tiny.encode(MANY, pool=pool, chunk_size=1)
+            except BaseException as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=encode, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)
+        pool.stop()
+        for thread in threads:
+            thread.join(60)
+        assert [type(error) for error in found] == [InputError] * 3, found
+        with pytest.raises(InputError, match="has been stopped"):
+            tiny.encode(TEXTS, pool=pool)
+        with pytest.raises(InputError, match="has been stopped"):
+            list(tiny.encode_stream(TEXTS, pool=pool))
+        tiny.stop_multi_process_pool(pool)
+
+
+FORKED = """
+import multiprocessing, sys, warnings
+import torch
+from minilm import MinilmError, SentenceEncoder
+
+torch.set_num_threads(2)
+TEXTS = [f"two dogs about nothing {i}" for i in range(64)]
+
+
+def child(queue, model, pool):
+    try:
+        first = model.encode(TEXTS), model.trace(TEXTS).sentence_embedding.tolist()
+        model(model.tokenize(TEXTS)).sentence_embedding.sum().backward()
+        refused = ""
+        if pool is not None:
+            try:
+                model.encode(TEXTS, pool=pool)
+            except MinilmError as error:
+                refused = str(error)
+        queue.put((first[0].shape, refused, torch.get_num_threads()))
+    except BaseException as error:
+        queue.put(repr(error))
+
+
+def fork(model, pool=None):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue, model, pool))
+    process.start()
+    try:
+        print(queue.get(timeout=60), flush=True)
+    except BaseException as error:
+        print("no answer", repr(error), flush=True)
+    process.kill()
+
+
+if __name__ == "__main__":
+    model = SentenceEncoder.from_pretrained(sys.argv[1], device="cpu")
+    fork(model)
+    torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+    model.encode(TEXTS)
+    model(model.tokenize(TEXTS)).sentence_embedding.sum().backward()
+    with model.start_multi_process_pool(["cpu"]) as pool:
+        fork(model, pool)
+"""
+
+LOADED = """
+import os, sys
+import torch
+from minilm import SentenceEncoder
+
+torch.set_num_threads(4)
+before = len(os.listdir("/proc/self/task"))
+for dtype in (None, torch.float16, torch.bfloat16, torch.float64):
+    SentenceEncoder.from_pretrained(sys.argv[1], device="cpu", dtype=dtype)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
 
 KILLED = """
 import sys, time
@@ -178,6 +268,24 @@ def script(tmp_path: Path, text: str, folder: Path) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     command = [sys.executable, str(tmp_path / "script.py"), str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+@pytest.mark.parametrize("parallelism", [None, "true"])
+def test_a_forked_child_encodes_whatever_its_parent_did(
+    tiny_folder: TinyFolder, tmp_path: Path, parallelism: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if parallelism:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", parallelism)
+    with script(tmp_path, FORKED, tiny_folder()) as process:
+        said, errors = process.communicate(timeout=300)
+    refused = "'the pool was started by another process; start one here, or encode without a pool'"
+    assert said.splitlines() == ["((64, 24), '', 1)", f"((64, 24), {refused}, 1)"], errors
+
+
+def test_loading_starts_no_thread(weights: Path, tmp_path: Path) -> None:
+    with script(tmp_path, LOADED, weights) as process:
+        said, errors = process.communicate(timeout=300)
+    assert said == "0\n", errors
 
 
 def test_processes_end_when_their_parent_is_killed(tiny_folder: TinyFolder, tmp_path: Path) -> None:

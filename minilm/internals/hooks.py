@@ -2,13 +2,18 @@
 
 The encoder knows nothing of them. All who watch a model share one set of hooks, so that an
 intervention on probabilities sees the queries and keys that other interventions left, whatever
-the order in which they were made.
+the order in which they were made. Who watches belongs to the thread, or the asyncio task, that entered
+the block: in all others the same hooks do nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import torch
@@ -38,88 +43,148 @@ class Watcher(Protocol):
         """A value → the value to go on with, of the same form."""
 
 
+@dataclass(eq=False)
+class _Watch:
+    model: SentenceEncoder
+    watcher: Watcher
+    over: bool = False  # a copied context, such as that of a task, may outlive the block
+
+
+_WATCHES: ContextVar[tuple[_Watch, ...]] = ContextVar("watches", default=())
+
+
 @contextmanager
 def watching(model: SentenceEncoder, watcher: Watcher) -> Iterator[None]:
-    """Shows ``watcher`` what ``model`` computes within the block, after all who were there before."""
-    taps = _TAPS.setdefault(model, _Taps(model))
+    """Shows ``watcher`` what this thread computes with ``model`` within the block, after all of this thread's who
+    were there before."""
+    watch = _Watch(model, watcher)
+    with _LOCK:
+        taps = _TAPS.setdefault(model, _Taps(model))
+        taps.blocks += 1
     try:
-        taps.watchers.append(watcher)
-        taps.renew()
+        with _LOCK:
+            taps.add(watcher.names)
+        _WATCHES.set((*_WATCHES.get(), watch))
         yield
     finally:
-        taps.watchers = [other for other in taps.watchers if other is not watcher]
-        taps.renew()
-        if not taps.watchers:
-            _TAPS.pop(model, None)
+        watch.over = True
+        _WATCHES.set(tuple(other for other in _WATCHES.get() if not other.over))
+        with _LOCK:
+            taps.blocks -= 1
+            if not taps.blocks:
+                del _TAPS[model]
+                taps.remove()
+
+
+def _watchers(model: torch.nn.Module) -> list[Watcher]:
+    """Who watches the model in this thread or task."""
+    return [watch.watcher for watch in _WATCHES.get() if watch.model is model and not watch.over]
+
+
+class Hook:
+    """A hook of ours on a module, which all threads call.
+
+    Args:
+        model: what is watched; None in a copy of a model that was.
+        run: is given the tensors; its result is the hook's.
+    """
+
+    def __init__(self, model: SentenceEncoder | None = None, run: Callable[..., Any] | None = None):
+        self._model, self._run = model, run
+
+    @property
+    def idle(self) -> bool:
+        """Whether the hook does nothing in this thread, so that an engine need not step aside for it."""
+        return self._model is None or not _watchers(self._model)
+
+    def __call__(self, module: torch.nn.Module, *values: Any) -> Any:
+        """What the module is to go on with; None for no change."""
+        return None if self.idle or self._run is None else self._run(*values)
+
+    def __reduce__(self) -> Any:
+        return Hook, ()
+
+
+class _Pass(threading.local):
+    """What this thread's forward pass has come to."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        self.projections: dict[str, Tensor] = {}  # query, key and value of a watched attention, until used
 
 
 class _Taps:
-    """All hooks on one model."""
+    """All hooks on one model, for all threads."""
 
     def __init__(self, model: SentenceEncoder):
         self.model = model
         self.heads = (model.encoder.config.num_attention_heads, model.encoder.config.head_size)  # H, d
         self.known = sites(model.encoder.config)
-        self.watchers: list[Watcher] = []
-        self.handles: list[RemovableHandle] = []
-        self.batch: Batch | None = None
-        self.attending: set[int] = set()  # the layers whose scores or probabilities somebody watches
-        self.projections: dict[str, Tensor] = {}  # query, key and value of such a layer, until used
+        self.blocks = 0  # in which it is watched now; the last one takes the hooks off
+        self.handles: dict[str, RemovableHandle] = {}
+        self.now = _Pass()
 
-    def renew(self) -> None:
-        """Takes all hooks off and puts those on that the watchers need now."""
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-        self.batch = None
-        self.projections.clear()
-        wanted = {name for watcher in self.watchers for name in watcher.names}
-        if not wanted:
-            return
-        self.attending = {self.known[name].layer for name in wanted if self.known[name].side == "inside"}
-        for layer in self.attending:
+    def add(self, names: Collection[str]) -> None:
+        """Puts on the hooks that these activations need, where there are none yet."""
+        wanted = set(names)
+        for layer in {self.known[name].layer for name in names if self.known[name].side == "inside"}:
             wanted |= {f"layers.{layer}.attention.{name}" for name in ("query", "key", "value", "head_output")}
         # These are given the batch; everything else only sees tensors.
         attentions = (f"encoder.layers.{i}.attention" for i in range(len(self.model.encoder.layers)))
         for path in ("encoder.embeddings", *attentions, "pooling"):
-            self.handles.append(self.model.get_submodule(path).register_forward_pre_hook(self._keep_batch))
+            if path not in self.handles:
+                hook = Hook(self.model, self._keep_batch)
+                self.handles[path] = self.model.get_submodule(path).register_forward_pre_hook(hook)
         for name, site in self.known.items():
-            if name in wanted and site.side == "output":
-                self.handles.append(self._module(site).register_forward_hook(self._after(site)))
-            elif name in wanted and site.side == "input":
-                self.handles.append(self._module(site).register_forward_pre_hook(self._before(site)))
+            if name not in wanted or name in self.handles:
+                continue
+            module = self.model.get_submodule(site.module)
+            if site.side == "output":
+                self.handles[name] = module.register_forward_hook(Hook(self.model, self._after(site)))
+            elif site.side == "input":
+                self.handles[name] = module.register_forward_pre_hook(Hook(self.model, self._before(site)))
 
-    def _module(self, site: Site) -> torch.nn.Module:
-        return self.model.get_submodule(site.module)
+    def remove(self) -> None:
+        """Takes all hooks off."""
+        for handle in self.handles.values():
+            handle.remove()
 
-    def _keep_batch(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
-        (self.batch,) = (x for x in inputs if isinstance(x, (PaddedBatch, PackedBatch)))
+    def _keep_batch(self, inputs: tuple[Any, ...]) -> None:
+        (self.now.batch,) = (x for x in inputs if isinstance(x, (PaddedBatch, PackedBatch)))
 
     def _after(self, site: Site) -> Any:
-        return lambda module, inputs, output: self._show(site, output)
+        return lambda inputs, output: self._show(site, output)
 
     def _before(self, site: Site) -> Any:
-        return lambda module, inputs: (self._show(site, inputs[0]),)
+        return lambda inputs: (self._show(site, inputs[0]),)
+
+    def _is_watched(self, *names: str) -> bool:
+        return any(name in watcher.names for watcher in _watchers(self.model) for name in names)
+
+    def _is_attending(self, layer: int) -> bool:
+        """Whether scores or probabilities of the layer are watched."""
+        return self._is_watched(f"layers.{layer}.attention.scores", f"layers.{layer}.attention.probabilities")
 
     def _show(self, site: Site, tensor: Tensor) -> Tensor:
         """A module's tensor → what the watchers make of it."""
-        assert self.batch is not None  # for the type checker: embeddings and attention come first
-        if site.name == "embeddings.position" and isinstance(self.batch, PaddedBatch):
-            tensor = tensor.expand(len(self.batch.lengths), -1, -1)  # [1, T, D]: the same for every row
+        batch = self.now.batch
+        assert batch is not None  # for the type checker: embeddings and attention come first
+        if site.name == "embeddings.position" and isinstance(batch, PaddedBatch) and self._is_watched(site.name):
+            tensor = tensor.expand(len(batch.lengths), -1, -1)  # [1, T, D]: the same for every row
         if site.shape != HEADS:
-            return self._ask(site, tensor, self.batch)
+            return self._ask(site, tensor, batch)
         value = tensor.unflatten(-1, self.heads)  # [..., D] → [..., H, d]
-        kind = site.name.rpartition(".")[2]
-        if kind == "head_output" and site.layer in self.attending:
-            value = self._attend(site.layer, value, self.batch)
-        value = self._ask(site, value, self.batch)
-        if kind != "head_output" and site.layer in self.attending:
-            self.projections[kind] = value
+        kind, attending = site.name.rpartition(".")[2], self._is_attending(site.layer)
+        if kind == "head_output" and attending:
+            value = self._attend(site.layer, value, batch)
+        value = self._ask(site, value, batch)
+        if kind != "head_output" and attending:
+            self.now.projections[kind] = value
         heads_joined: Tensor = value.flatten(-2)
         return heads_joined
 
     def _ask(self, site: Site, value: AnyValue, batch: Batch) -> AnyValue:
-        for watcher in self.watchers:
+        for watcher in _watchers(self.model):
             if site.name in watcher.names:
                 value = cast(AnyValue, watcher(site, value, batch))
         return value
@@ -128,7 +193,7 @@ class _Taps:
         """Scores and probabilities p, by hand as in encoder.attend_by_hand, beside the kernel. Where
         they were changed to p′, the kernel's context becomes context + (p′ - p) v: exact to rounding,
         and the same bits where p′ is p."""
-        query, key, value = (self.projections.pop(kind) for kind in ("query", "key", "value"))
+        query, key, value = (self.now.projections.pop(kind) for kind in ("query", "key", "value"))
         scores, values = [], []
         for (q, k, v), mask in batch.blocks(query, key, value):
             s = q.transpose(1, 2) @ k.permute(0, 2, 3, 1) * self.heads[1] ** -0.5  # [rows, H, T, T]
@@ -145,11 +210,21 @@ class _Taps:
 
 
 _TAPS: dict[torch.nn.Module, _Taps] = {}
+_LOCK = threading.Lock()  # of _TAPS, and of all hooks
 
 
-def is_watched(model: SentenceEncoder) -> bool:
-    """Whether the model is within a ``with model.intervene(…)``."""
-    return model in _TAPS
+def _renew_lock() -> None:
+    global _LOCK
+    _LOCK = threading.Lock()  # a forked process has a copy, which may be held by a thread that it has not
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def is_watched(model: torch.nn.Module) -> bool:
+    """Whether this thread, or this asyncio task, is within a ``with model.intervene(…)``."""
+    return bool(_watchers(model))
 
 
 def by_text(site: Site, value: Value, batch: Batch) -> list[Tensor]:

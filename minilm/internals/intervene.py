@@ -56,7 +56,8 @@ def intervene(model: SentenceEncoder, actions: Mapping[str, Action | Tensor]) ->
     Blocks may be nested: the outer actions come first. Gradients flow through every action. Where an
     action gives back what it got, no bit changes. That is to be seen in ``model(batch)``, ``trace``
     and ``encode(..., layout="padded")``; a packed ``encode`` may take a faster road when nobody watches,
-    which rounds differently (tolerances.PACKED_FLOAT32). Hooks are the model's: use one thread.
+    which rounds differently (tolerances.PACKED_FLOAT32). The block is this thread's, or this asyncio task's:
+    what other threads compute with the model is not changed, and threads started within it are others.
 
     Scores and probabilities are changed beside the kernel, by adding (p′ - p) v to its context:
     exact to rounding. Changed probabilities are used as they are, whether or not they sum to 1.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from minilm.errors import CheckpointError
+from minilm.errors import CheckpointError, InputError
 from minilm.plain_json import parse_json, to_json
+
+if sys.platform != "win32":
+    import fcntl
 
 LOG_FILE = "training_log.jsonl"
 PICTURE_FILE = "training_log.png"
@@ -30,6 +34,7 @@ class TrainingLog:
 
     Raises:
         CheckpointError: the bytes to keep are no whole lines of a log.
+        InputError: another process writes the log.
     """
 
     def __init__(self, output_dir: Path, keep: int = 0, write: bool = True, earlier: Path | None = None):
@@ -39,10 +44,22 @@ class TrainingLog:
         self._file = None
         if write:
             output_dir.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by __exit__
+            if sys.platform != "win32":
+                try:  # a lock that ends with the process, however it ends
+                    fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._file.close()
+                    raise InputError(
+                        f"{output_dir} is being trained in by another process; wait for it, or choose another folder"
+                    ) from None
             source = earlier or self.path
             kept = _beginning(source, keep)
-            _parse(kept, source)
-            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115  # closed by __exit__
+            try:
+                _parse(kept, source)
+            except CheckpointError:
+                self._file.close()
+                raise
             self._file.truncate(len(kept) if source == self.path else 0)
             if source != self.path:
                 self._file.write(kept)

@@ -122,8 +122,6 @@ def train(
         recipe = recipe.replace(dataloader_drop_last=True)
     _check(model, datasets, recipe, evaluator, loss, processes)
     start_from = _find_start(output_dir, recipe)
-    if processes.first and recipe.resume_from_checkpoint:
-        checkpoints.remove_leftovers(output_dir)
     tokens_lost = {dataset.name: dataset.tokens_lost(model.tokenizer) for dataset in datasets}
     if processes.first:
         _warn(model, datasets, recipe, tokens_lost)
@@ -233,6 +231,8 @@ def train(
         stack.enter_context(_kept_memory())
         earlier = None if start_from is None else start_from.parent / LOG_FILE
         log = stack.enter_context(TrainingLog(output_dir, state.log_bytes, processes.first, earlier))
+        if processes.first and recipe.resume_from_checkpoint:  # under the log's lock
+            checkpoints.remove_leftovers(output_dir)
         if processes.first and log.bytes < state.log_bytes:
             warnings.warn(
                 f"{earlier} lacks what it had at step {state.global_step:,}: the log of this run will not be whole, "

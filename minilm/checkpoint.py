@@ -30,6 +30,7 @@ from torch.overrides import TorchFunctionMode
 from minilm.config import DTYPES, EncoderConfig
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError, InputError
+from minilm.pages import on_pages
 from minilm.plain_json import parse_json
 
 # Their name → our name; {i} counts the layers. "weight" and "bias" follow each.
@@ -123,9 +124,9 @@ def load_encoder(
 
 
 def _copy(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A copy, because torch's own allocations are aligned, and kernels may round by alignment. It is made in pieces
-    that are too small for torch to start threads: processes that are forked from one with threads lack them."""
-    copy = torch.empty_like(tensor, dtype=dtype)
+    """A copy in aligned memory, as kernels may round by alignment. It is made in pieces that are too small for torch
+    to start threads: processes that are forked from one with threads lack them."""
+    copy = on_pages(tensor.shape, dtype or tensor.dtype)
     for target, source in zip(copy.view(-1).split(1 << 14), tensor.view(-1).split(1 << 14), strict=True):
         target.copy_(source)
     return copy

@@ -84,7 +84,7 @@ class _Prepacked:
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor] | None = None):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _TYPICAL_ROWS)
-        self.bias = bias.detach()
+        self.bias = bias
         self.activation = ("none", [], "") if activation is None else _ACTIVATIONS[activation]
         self.product = torch.ops.mkldnn._linear_pointwise.default
         self.sum = torch.ops.mkldnn._linear_pointwise.binary
@@ -109,7 +109,7 @@ class _Blocked:
     places of a block.)"""
 
     def __init__(self, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor] | None = None):
-        self.weight, self.bias = weight.detach(), bias.detach()
+        self.weight, self.bias = weight, bias
         self.activation = activation
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -211,8 +211,8 @@ def _products(layer: Any, linear: type[_Prepacked | _Blocked]) -> list[_Linear]:
 class FusedEncoder:
     """The encoder of encoder.py over prepacked weights: inference on the CPU, packed batches.
 
-    It holds copies of the layers' matrices, as much memory again as they take, and reads everything else where the
-    encoder has it. :func:`fused` makes it and keeps it, and makes another one when the encoder has changed.
+    It holds copies of the layers' matrices, as much memory again as they take, and reads everything else from the
+    encoder's parameters. :func:`fused` makes it and keeps it, and makes another one when the encoder has changed.
 
     Args:
         encoder: a plain encoder, in evaluation mode, see :func:`minilm.guard.obstacle`.
@@ -222,9 +222,9 @@ class FusedEncoder:
     def __init__(self, encoder: Encoder, calibration: PackedBatch | None = None):
         embeddings = encoder.embeddings
         dtype = embeddings.word.weight.dtype
-        self._word = embeddings.word.weight.detach()
-        self._position = embeddings.position.weight.detach()
-        self._token_type = embeddings.token_type.weight.detach()[0]
+        # The encoder's own objects: another tensor in their .data is seen without being asked for.
+        self._word, self._position = embeddings.word.weight, embeddings.position.weight
+        self._token_type = embeddings.token_type.weight
         self._norm = _norm(embeddings.norm)
         if calibration is None:
             linear = _Prepacked if can_prepack(dtype) else _Blocked
@@ -248,7 +248,7 @@ class FusedEncoder:
         if spare := -tokens % _multiple(tokens):
             ids, positions = F.pad(ids, (0, spare)), F.pad(positions, (0, spare))
         hidden = F.embedding(ids, self._word)
-        hidden += self._token_type
+        hidden += self._token_type[0]
         hidden += F.embedding(positions, self._position)
         hidden = self._norm(hidden)
         for layer in self._layers:
@@ -323,8 +323,7 @@ _lock = threading.RLock()
 
 
 def _make(encoder: Encoder, calibration: PackedBatch | None) -> _Made:
-    linears = [module for module in encoder.layers.modules() if isinstance(module, nn.Linear)]
-    guard = Guard(encoder, [p for linear in linears for p in linear.parameters()])  # before anything is copied
+    guard = Guard(encoder, copied(encoder, calibration))  # before anything is copied
     engine, reason = None, None
     try:
         engine = FusedEncoder(encoder, calibration)
@@ -343,6 +342,13 @@ def _make(encoder: Encoder, calibration: PackedBatch | None) -> _Made:
         engine = None
         warnings.warn(EngineWarning(f"encode runs the plain encoder: {reason}"), stacklevel=caller_level())
     return _Made(calibration, guard, engine, reason)
+
+
+def copied(encoder: Encoder, calibration: PackedBatch | None = None) -> list[Tensor]:
+    """The parameters that an engine copies: all matrices of the layers, and the biases that it joins or scales."""
+    weights = encoder.layers.named_parameters()
+    biases = ("query.bias", "key.bias", "value.bias") if calibration is None else ("bias",)
+    return [w for name, w in weights if w.ndim > 1 or (name.endswith(biases) and "norm" not in name)]
 
 
 def _difference(encoder: Encoder, engine: FusedEncoder) -> float:
@@ -390,7 +396,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def _norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
-    shape, weight, bias, eps = list(norm.normalized_shape), norm.weight.detach(), norm.bias.detach(), norm.eps
+    shape, weight, bias, eps = list(norm.normalized_shape), norm.weight, norm.bias, norm.eps
     return lambda hidden: torch.layer_norm(hidden, shape, weight, bias, eps)
 
 

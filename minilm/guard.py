@@ -19,9 +19,10 @@ import hashlib
 import inspect
 import io
 import tokenize
-from collections.abc import Iterable, Sequence
-from operator import attrgetter, is_
-from types import FunctionType, ModuleType
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter, is_, itemgetter
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class Code:
         self._found = tuple(map(getattr, self._owners, self._names))
         inner = (getattr(found, "fget", getattr(found, "func", found)) for found in self._found)
         self._functions = tuple(function for function in inner if isinstance(function, FunctionType))
-        self._bodies, self._defaults = tuple(map(_BODY, self._functions)), tuple(map(_DEFAULTS, self._functions))
+        self._bodies = list(map(_BODY, self._functions))
         # Replaced before this was made: a class's method from another file than the class.
         homes = (
             (owner, name, f) for (owner, name), f in zip(places, self._found, strict=True) if _is_foreign(owner, f)
@@ -63,8 +64,7 @@ class Code:
         if (
             self._foreign is None
             and all(map(is_, map(getattr, self._owners, self._names), self._found))
-            and all(map(is_, map(_BODY, self._functions), self._bodies))
-            and all(map(is_, map(_DEFAULTS, self._functions), self._defaults))
+            and list(map(_BODY, self._functions)) == self._bodies
         ):
             return None
         if self._foreign:
@@ -73,7 +73,7 @@ class Code:
             if getattr(owner, name, None) is not found:
                 return f"{getattr(owner, '__qualname__', None) or getattr(owner, '__name__', owner)}.{name}"
         bodies = zip(self._functions, self._bodies, strict=True)
-        return next((f.__qualname__ for f, body in bodies if f.__code__ is not body), "a function's default value")
+        return next(f.__qualname__ for f, body in bodies if _BODY(f) != body)
 
 
 def _is_foreign(owner: Any, found: Any) -> bool:
@@ -82,7 +82,7 @@ def _is_foreign(owner: Any, found: Any) -> bool:
 
 
 # Tools that reload edited files, such as IPython's autoreload, exchange these within a function.
-_BODY, _DEFAULTS = attrgetter("__code__"), attrgetter("__defaults__")
+_BODY = attrgetter("__code__", "__defaults__")
 
 
 def methods(*classes: type) -> list[tuple[type, str]]:
@@ -92,11 +92,12 @@ def methods(*classes: type) -> list[tuple[type, str]]:
 
 
 ENCODER = Code(
-    *methods(*MODULES, layouts.PackedBatch),
-    *((part, "forward") for part in PARTS),
+    *methods(*MODULES),
+    *((layouts.PackedBatch, name) for name in ("blocks", "_runs", "join", "position_ids")),
+    *((part, "forward") for part in PARTS[1:]),
     *((module, "__call__") for module in (*MODULES, *PARTS)),
     *((nn.Module, name) for name in ("_wrapped_call_impl", "_call_impl", "__getattr__")),
-    *((plain, name) for name, found in vars(plain).items() if isinstance(found, (FunctionType, ModuleType))),
+    *((plain, name) for name in ("F", "torch", "attend_by_hand")),
     *((F, name) for name in ("embedding", "linear", "layer_norm", "scaled_dot_product_attention")),
 )
 
@@ -129,27 +130,28 @@ def source_sha256() -> str:
 class Guard:
     """What an encoder is at the moment, in a form that is compared in a small part of a query's time.
 
+    The encoder's parts are hundreds of small objects, and to fetch one from memory takes longer than to compare it.
+    So nothing is looked at but what decides the output.
+
     Args:
         encoder: made of the plain modules.
-        copied: its parameters that the engine copies. The others it reads where they are.
+        copied: its parameters that the engine copies. The others it reads through the encoder's own objects.
     """
 
     def __init__(self, encoder: plain.Encoder, copied: Sequence[Tensor]):
         modules = list(encoder.modules())
         self._parts = modules[1:]  # without the encoder itself, which would live as long as this
-        self._types = list(map(type, modules))
-        # The modules' own dictionaries and what was in them: children, parameters, and all attributes where some of
-        # them decide the output. Elsewhere it is enough that none is added, as "forward" would be.
-        self._attributes = [m.__dict__ for m in modules]
-        self._sizes = list(map(len, self._attributes))
         self._hooks = [*_EVERY_HOOK, *(hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks))]
-        deciding = [m.__dict__ for m in modules if not isinstance(m, (nn.Linear, nn.Dropout, nn.ModuleList))]
-        self._contents = [*deciding, *(d for m in modules for d in (m._modules, m._parameters) if d)]
-        self._contents_then = list(map(dict, self._contents))
-        self._activations = Code(*((m, "activation") for m in modules if isinstance(m, plain.FeedForward)))
-        self._parameters = list(encoder.parameters())
-        self._matrices = [p for p in self._parameters if p.ndim > 1]
-        self._settings_then = self._settings()
+        self._dicts = [m.__dict__ for m in modules]  # an attribute more may be a forward of its own
+        self._children = [m._modules for m in modules if m._modules]
+        self._parameters = [m._parameters for m in modules if m._parameters]
+        self._attributes = [
+            (itemgetter(*names), [m.__dict__ for m in modules if type(m) is kind]) for kind, names in _DECIDING.items()
+        ]
+        activations = [m.activation for m in modules if isinstance(m, plain.FeedForward)]
+        self._activations = [(f, _BODY(f)) for f in activations if isinstance(f, FunctionType)]
+        self._originals = list(copied)
+        self._then, self._children_then = self._now(encoder), list(map(dict, self._children))
         # Kept alive, so that no other tensor can come to lie where one of these was.
         self._copied = [parameter.detach() for parameter in copied]
         self._watched = Watched(self._copied)
@@ -159,29 +161,33 @@ class Guard:
     def holds(self, encoder: plain.Encoder) -> bool:
         """Whether all that decides the encoder's output is what it was, and nothing runs beside it."""
         return (
-            not any(self._hooks)
-            and not any(map(_TRAINING, self._parts))
-            and list(map(len, self._attributes)) == self._sizes
-            and [type(encoder), *map(type, self._parts)] == self._types
-            and _equal(self._contents, self._contents_then)
+            not (any(self._hooks) and any(map(are_busy, self._hooks)))
             and ENCODER.changed() is None
-            and self._activations.changed() is None
+            and all(_BODY(f) == body for f, body in self._activations)
+            and self._children == self._children_then
+            and self._is_as_it_was(encoder)
             and around() is None
-            and self._settings() == self._settings_then
             and not self._is_rewritten()
         )
 
-    def _settings(self) -> tuple[Any, ...]:
-        """Where the parameters are, in what form, and how they are multiplied."""
-        onednn: Any = torch.backends.mkldnn
+    def _now(self, encoder: plain.Encoder) -> tuple[Any, ...]:
         return (
-            list(map(Tensor.data_ptr, self._parameters)),
-            list(map(Tensor.size, self._matrices)),
-            list(map(Tensor.is_contiguous, self._matrices)),
+            [type(encoder), *map(type, self._parts)],
+            list(map(len, self._dicts)),
+            [list(map(get, dicts)) for get, dicts in self._attributes],
+            list(map(id, chain.from_iterable(map(dict.values, self._parameters)))),
+            list(map(Tensor.data_ptr, self._originals)),
+            list(map(Tensor.size, self._originals)),
+            list(map(Tensor.is_contiguous, self._originals)),
             torch.get_float32_matmul_precision(),
-            getattr(getattr(onednn, "matmul", None), "fp32_precision", None),  # since torch 2.9
-            onednn.enabled,
+            _onednn_precision(),
         )
+
+    def _is_as_it_was(self, encoder: plain.Encoder) -> bool:
+        try:
+            return self._now(encoder) == self._then
+        except Exception:  # an attribute is gone, or is an array, which gives no yes or no
+            return False
 
     def _is_rewritten(self) -> bool:
         if not self._rewritten and self._watched.written():
@@ -190,15 +196,20 @@ class Guard:
         return self._rewritten
 
 
-_TRAINING = attrgetter("training")
+# The attributes that decide what a module computes, beside its parameters and children.
+_DECIDING: dict[type, tuple[str, ...]] = {
+    plain.Encoder: ("config", "training"),
+    plain.SelfAttention: ("heads", "training"),
+    plain.FeedForward: ("activation",),
+    nn.Embedding: ("max_norm",),
+    nn.LayerNorm: ("eps", "normalized_shape"),
+    nn.Dropout: ("training",),
+}
+# Since torch 2.9; "none" where float32 is multiplied as float32.
+_onednn_precision = functools.partial(
+    getattr(torch._C, "_get_fp32_precision_getter", lambda *_: "none"), "mkldnn", "matmul"
+)
 _EVERY_HOOK = (torch.nn.modules.module._global_forward_hooks, torch.nn.modules.module._global_forward_pre_hooks)
-
-
-def _equal(contents: Sequence[dict[str, Any]], then: Sequence[dict[str, Any]]) -> bool:
-    try:
-        return contents == then  # the same objects, or equal ones
-    except Exception:  # a tensor in another's place: these are compared number by number, and give no yes or no
-        return False
 
 
 def sums(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -247,17 +258,25 @@ def around() -> str | None:
     """What runs around every function of torch at the moment."""
     if torch.is_autocast_enabled("cpu"):
         return "autocast is on"
+    if not (torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack()):
+        return None
     modes = [*_get_current_function_mode_stack(), *_get_current_dispatch_mode_stack()]
     names = [type(mode).__name__ for mode in modes if not isinstance(mode, DeviceContext)]
     return f"{', '.join(names)} is active" if names else None
 
 
+def are_busy(hooks: Mapping[int, Any]) -> bool:
+    """Whether any of a module's hooks does something in this thread: those of minilm.internals are idle where nobody
+    watches."""
+    return any(not getattr(hook, "idle", False) for hook in tuple(hooks.values()))
+
+
 def hooks(module: nn.Module) -> str | None:
     """What runs before, after or in place of a module's own forward, or of one within it."""
-    if any(_EVERY_HOOK):
+    if any(map(are_busy, _EVERY_HOOK)):
         return "there is a forward hook on all modules"
     for name, part in module.named_modules():
-        if part._forward_hooks or part._forward_pre_hooks:
+        if are_busy(part._forward_hooks) or are_busy(part._forward_pre_hooks):
             return f"{name or type(module).__name__} has a forward hook"
         if "forward" in part.__dict__:
             return f"{name or type(module).__name__} has a forward of its own"

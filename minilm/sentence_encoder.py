@@ -39,7 +39,7 @@ from minilm.errors import (
     describe_cut,
 )
 from minilm.fused import FusedEncoder, fused, has_fast_bfloat16, why_plain
-from minilm.guard import Code
+from minilm.guard import Code, are_busy
 from minilm.hub import Origin, find_model, origin
 from minilm.layouts import Batch, Layout, PackedBatch, PaddedBatch, TokenIds
 from minilm.plan import TOKENS_PER_TEXT, packed_batches, padded_batches
@@ -524,8 +524,10 @@ class SentenceEncoder(nn.Module):
             return f"{type(self).__name__} has a forward of its own"
         if changed := _FORWARD.changed():
             return f"{changed} was replaced"
-        if self._forward_hooks or self._forward_pre_hooks or not {"forward", "_pool"}.isdisjoint(self.__dict__):
-            return "the model has a forward hook, or a forward of its own"
+        if are_busy(self._forward_hooks) or are_busy(self._forward_pre_hooks):
+            return "the model has a forward hook"
+        if not {"forward", "_pool"}.isdisjoint(self.__dict__):
+            return "the model has a forward of its own"
         return None
 
     def _prepare(self, layout: Layout, engine: Engine | None) -> FusedEncoder | None:

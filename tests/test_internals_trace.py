@@ -474,13 +474,14 @@ def test_what_a_thread_watches_is_its_own_affair(tiny: SentenceEncoder) -> None:
     texts = ["The cat sat", "a dog"]
     batch = tiny.tokenize(texts)
     before, traced = tiny(batch).sentence_embedding, tiny.trace(texts)
-    padded = tiny.encode(texts, layout="padded")
+    padded, packed = tiny.encode(texts, layout="padded"), tiny.encode(texts)
 
     def other() -> tuple[bool, ...]:
         again = tiny.trace(texts)
         return (
             torch.equal(tiny(batch).sentence_embedding, before),
             np.array_equal(tiny.encode(texts, layout="padded"), padded),
+            np.array_equal(tiny.encode(texts), packed) and tiny.why_plain() is None,
             all(torch.equal(again.by_text(name)[0], traced.by_text(name)[0]) for name in traced),
             not is_watched(tiny),
         )

@@ -313,6 +313,16 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, object] | list[object]:
     return content
 
 
+def read_json_object(path: Path, optional: bool = False) -> dict[str, Any]:
+    """:func:`read_json` for a file that holds an object; where it is ``optional`` and missing, an empty one."""
+    if optional and not path.is_file():
+        return {}
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a list, expected an object")
+    return content
+
+
 def from_json(kind: type[T], content: object, whole: str, place: str = "") -> T:
     """A dataclass from a JSON object with its fields, each of the type that the field states.
 

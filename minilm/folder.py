@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minilm.checkpoint import WEIGHTS_FILE, atomic_path, check_not_a_pointer, read_json, save_encoder
+from minilm.checkpoint import WEIGHTS_FILE, atomic_path, check_not_a_pointer, read_json, read_json_object, save_encoder
 from minilm.config import EncoderConfig, stated_dtype, unknown_fields
 from minilm.encoder import Encoder
 from minilm.errors import CheckpointError
@@ -117,10 +117,10 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
     modules = read_modules(_contained(folder, ""))
     inside = _contained(folder, modules[0][1] if modules else "")
     _refuse_what_is_not_read(inside)
-    values = _object(inside / "config.json")
+    values = read_json_object(inside / "config.json")
     config = EncoderConfig.from_dict(values, str(inside / "config.json"))
     dtype = stated_dtype(values)
-    tokenizer_config = _object(inside / "tokenizer_config.json", optional=True)
+    tokenizer_config = read_json_object(inside / "tokenizer_config.json", optional=True)
     tokenizer_config["tokenizer_class"] = (
         tokenizer_config.get("tokenizer_class") or values.get("tokenizer_class") or "BertTokenizer"
     )
@@ -133,10 +133,10 @@ def read_folder(path: str | os.PathLike[str]) -> Pipeline:
         settings["pooling_mode"] = _read_pooling(pooling[1], config.hidden_size)
         settings["after_pooling"] = tuple(_read_after_pooling(kind, file) for kind, file in after)
         settings["do_lower_case"] = bool(
-            _object(inside / "sentence_bert_config.json", optional=True).get("do_lower_case")
+            read_json_object(inside / "sentence_bert_config.json", optional=True).get("do_lower_case")
         )
         file = folder / "config_sentence_transformers.json"
-        content = _object(file, optional=True)
+        content = read_json_object(file, optional=True)
         settings |= _read_settings(file, content)
         if unknown := sorted(set(content) - set(_SETTINGS)):
             notes.append(f"settings of {file.name} without effect: {', '.join(unknown)}")
@@ -382,7 +382,7 @@ def _resolved(path: Path) -> Path:
 
 def _max_seq_length(inside: Path, tokenizer_config: Mapping[str, Any], config: EncoderConfig, plain: bool) -> int:
     file = inside / "sentence_bert_config.json"
-    settings = {} if plain else _object(file, optional=True)
+    settings = {} if plain else read_json_object(file, optional=True)
     _expect(
         file,
         settings,
@@ -429,7 +429,7 @@ def _check_plain(inside: Path, values: Mapping[str, Any]) -> None:
 
 
 def _read_pooling(file: Path, hidden_size: int) -> PoolingMode:
-    settings = _object(file)
+    settings = read_json_object(file)
     # The new form wins over the legacy flags; without either, or with none of the flags set, it is the mean.
     legacy = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     flags = [legacy.get(k, k) for k, on in settings.items() if k.startswith("pooling_mode_") and on]
@@ -447,7 +447,7 @@ def _read_pooling(file: Path, hidden_size: int) -> PoolingMode:
 
 def _read_after_pooling(kind: str, file: Path) -> float | None:
     """The probability of a Dropout; None for Normalize."""
-    settings = _object(file, optional=True)
+    settings = read_json_object(file, optional=True)
     if kind == "Dropout":
         _expect(file, settings, {}, known=("dropout",))
         p = settings.get("dropout", 0.2)
@@ -504,15 +504,6 @@ def _expect(file: Path, settings: Mapping[str, Any], only: Mapping[str, Any], kn
             raise CheckpointError(f"{file}: {name} is {value!r}, supported is {only[name]!r}")
         if name not in only and name not in known and value:
             raise CheckpointError(f"{file}: unknown setting {name} = {value!r}")
-
-
-def _object(file: Path, optional: bool = False) -> dict[str, Any]:
-    if optional and not file.is_file():
-        return {}
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a list, expected an object")
-    return content
 
 
 def _umask() -> int:

@@ -243,6 +243,14 @@ class FusedEncoder:
     def __call__(self, batch: PackedBatch) -> EncoderOutput:
         """The last hidden state ``[N, D]`` of a batch of texts that have at least one token each."""
         check_lengths(batch.lengths, len(self._position))
+        hidden = self._run(batch)
+        if len(batch.lengths) > 1 and not hidden.sum().isfinite():
+            # A NaN is not kept out by a mask, since 0 · NaN is NaN: texts that share a window are run one by one.
+            texts = zip(batch.texts(batch.input_ids), batch.lengths, strict=True)
+            hidden = torch.cat([self._run(PackedBatch(ids, (length,))) for ids, length in texts])
+        return EncoderOutput(hidden)
+
+    def _run(self, batch: PackedBatch) -> Tensor:
         windows = self._windows(batch.lengths)
         tokens, ids, positions = len(batch.input_ids), batch.input_ids, batch.position_ids
         if spare := -tokens % _multiple(tokens):
@@ -253,7 +261,7 @@ class FusedEncoder:
         hidden = self._norm(hidden)
         for layer in self._layers:
             hidden = layer(hidden, windows)
-        return EncoderOutput(hidden[:tokens])
+        return hidden[:tokens]
 
     def _windows(self, lengths: tuple[int, ...]) -> list[_Windows]:
         windows, start = [], 0

@@ -18,6 +18,8 @@ import functools
 import hashlib
 import inspect
 import io
+import os
+import sys
 import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -54,10 +56,8 @@ class Code:
         self._functions = tuple(function for function in inner if isinstance(function, FunctionType))
         self._bodies = list(map(_BODY, self._functions))
         # Replaced before this was made: a class's method from another file than the class.
-        homes = (
-            (owner, name, f) for (owner, name), f in zip(places, self._found, strict=True) if _is_foreign(owner, f)
-        )
-        self._foreign = next((f"{owner.__qualname__}.{name}" for owner, name, _ in homes), None)
+        methods = zip(places, self._found, strict=True)
+        self._foreign = next((f"{c.__qualname__}.{name}" for (c, name), f in methods if _is_foreign(c, f)), None)
 
     def changed(self) -> str | None:
         """The name of a function that is not what it was; None where all are."""
@@ -77,8 +77,11 @@ class Code:
 
 
 def _is_foreign(owner: Any, found: Any) -> bool:
-    home = next((c for c in getattr(owner, "__mro__", ()) if found in vars(c).values()), None)
-    return home is not None and isinstance(found, FunctionType) and found.__code__.co_filename != inspect.getfile(home)
+    if not (isinstance(owner, type) and isinstance(found, FunctionType)):
+        return False
+    home = next(c for c in owner.__mro__ if found in vars(c).values())
+    file = getattr(sys.modules.get(home.__module__), "__file__", None)  # None within some packers' archives
+    return file is not None and os.path.basename(file) != os.path.basename(found.__code__.co_filename)
 
 
 # Tools that reload edited files, such as IPython's autoreload, exchange these within a function.

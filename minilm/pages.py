@@ -40,6 +40,9 @@ class _Kernel:
 
     def __init__(self) -> None:
         self.process = os.getpid()
+        with open("/proc/self/status", "rb") as status:
+            if b"\nSeccomp:\t0\n" not in status.read():
+                raise PermissionError("a filter may end a process for a system call that it does not know")
         libc = ctypes.CDLL(None, use_errno=True)
         self.faults = libc.syscall(_SYSCALL[platform.machine()], os.O_CLOEXEC | os.O_NONBLOCK | _UFFD_USER_MODE_ONLY)
         if self.faults < 0:

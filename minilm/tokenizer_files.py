@@ -20,7 +20,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
-from minilm.checkpoint import read_json
+from minilm.checkpoint import read_json_object
 from minilm.errors import CheckpointError
 
 BERT, XLM_ROBERTA, AS_IT_STANDS = "BertTokenizer", "XLMRobertaTokenizer", "PreTrainedTokenizerFast"
@@ -99,7 +99,7 @@ def read_tokenizer(
     kind = _kind(folder, config)
     file = folder / "tokenizer.json"
     from_text = kind == BERT and not file.exists() and (folder / "vocab.txt").is_file()
-    content = {} if from_text else _object(file)
+    content = {} if from_text else read_json_object(file)
     try:
         if from_text:
             file = folder / "vocab.txt"
@@ -218,7 +218,7 @@ def _special_and_added(
     if "added_tokens_decoder" in settings:
         added = {int(i): AddedToken(**token) for i, token in settings["added_tokens_decoder"].items()}
     else:
-        named = _object(folder / "special_tokens_map.json", optional=True)
+        named = read_json_object(folder / "special_tokens_map.json", optional=True)
         if "extra_special_tokens" in named:
             extra = [*extra, *(named.pop("extra_special_tokens") or [])]
         elif settings.get("extra_special_tokens", {}) == {} and "additional_special_tokens" not in settings:
@@ -227,7 +227,7 @@ def _special_and_added(
             k: AddedToken(**v | {"special": True}) if isinstance(v, dict) else v for k, v in named.items()
         }
         special = {str(token) for token in (*map(settings.get, _SPECIAL), *extra) if token}
-        for text, i in _object(folder / "added_tokens.json", optional=True).items():
+        for text, i in read_json_object(folder / "added_tokens.json", optional=True).items():
             added[i] = AddedToken(text, normalized=text not in special, special=text in special)
         for token in content.get("added_tokens", []):
             added[token["id"]] = AddedToken(**{k: v for k, v in token.items() if k != "id"})
@@ -289,12 +289,3 @@ def _lower_case_first(tokenizer: tokenizers.Tokenizer) -> None:
         parts = [present[i] for i in range(len(present))]
     if not any(isinstance(part, normalizers.Lowercase) for part in parts):
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
-
-
-def _object(file: Path, optional: bool = False) -> dict[str, Any]:
-    if optional and not file.is_file():
-        return {}
-    content = read_json(file)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a list, expected an object")
-    return content

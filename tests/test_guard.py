@@ -452,6 +452,15 @@ def test_modes_around_torch_s_functions(small: SentenceEncoder) -> None:
     assert (small.encode(TEXTS) == before).all()
 
 
+def test_a_nan_stays_in_its_text(small: SentenceEncoder) -> None:
+    piece = small.tokenizer(["cat"]).ids[0][1]
+    for number in (float("nan"), float("inf")):
+        small.encoder.embeddings.word.weight.data[piece, 3] = number
+        found = small.encode(TEXTS, non_finite="silent")
+        assert np.isfinite(found).all(axis=1).tolist() == ["cat" not in text for text in TEXTS]
+        assert (found[1] == small.encode(TEXTS[1])).all()
+
+
 # ---- threads ---------------------------------------------------------------------------------------
 
 

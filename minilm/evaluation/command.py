@@ -27,7 +27,7 @@ from minilm.evaluation.retrieval import InformationRetrievalEvaluator, load_beir
 from minilm.evaluation.similarity import EmbeddingSimilarityEvaluator
 from minilm.evaluation.triplets import TripletEvaluator
 from minilm.plain_json import to_json
-from minilm.sentence_encoder import SentenceEncoder
+from minilm.sentence_encoder import ENGINES, SentenceEncoder
 from minilm.similarity import SIMILARITY
 from minilm.tables import Table, read_table
 from minilm.terminal import note, say
@@ -79,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
     parser.add_argument("--dtype", choices=DTYPES, help="type of the computation (default: the checkpoint's)")
     parser.add_argument("--weight-precision", choices=("int8",), help="8-bit weights, in the packed layout")
+    parser.add_argument("--engine", choices=ENGINES, default="fast", help="what encodes (default: fast)")
     parser.add_argument("--resamples", type=int, help="draws of the paired bootstrap (default: 1000)")
     parser.add_argument("--seed", type=int, help="of the paired bootstrap (default: 0)")
 
@@ -175,7 +176,7 @@ def _read(path: str, columns: tuple[str, ...], called: list[str] | None) -> Tabl
 def _load(model: str, args: argparse.Namespace) -> SentenceEncoder:
     dtype = getattr(torch, args.dtype) if args.dtype else None
     loaded = SentenceEncoder.from_pretrained(
-        model, device=args.device, dtype=dtype, weight_precision=args.weight_precision
+        model, device=args.device, dtype=dtype, engine=args.engine, weight_precision=args.weight_precision
     )
     check_weights(loaded, model)
     return loaded

@@ -140,7 +140,6 @@ def encode_to_file(
                 say(f"going on after the {file.rows:,} texts that an earlier run has encoded")
         encoded = encode_chunks(model, chunks, options)
         for chunk in _with_progress(model, encoded, options, total, show_progress_bar, file.rows):
-            check_finite(chunk.vectors, chunk.start)
             _feed(digest, chunk.texts)
             cut.add(chunk.tokens_lost)
             state = {"texts_sha256": digest.hexdigest(), "cut": dataclasses.asdict(cut)}
@@ -253,20 +252,6 @@ def _warn(model: SentenceEncoder, cut: Cut, total: int, truncation: Any) -> None
         message = cut.describe(total, model.max_seq_length)
         message += "; the rest of each was cut off and has no effect on its vector."
         warnings.warn(TruncationWarning(message, cut.first), stacklevel=caller_level())
-
-
-def check_finite(vectors: Any, start: int = 0) -> None:
-    """Makes sure that no vector of ``[n, D]`` holds NaN or infinity.
-
-    Raises:
-        InputError: names the first text whose vector does; ``start`` is the number of texts before them.
-    """
-    if not (finite := torch.as_tensor(vectors).isfinite()).all():
-        row = int(finite.all(dim=1).int().argmin())
-        raise InputError(
-            f"the vector of text {start + row + 1} holds NaN or infinity: the weights do, or are too large for the "
-            "type of the computation; try float32"
-        )
 
 
 def _check_options(model: SentenceEncoder, options: Mapping[str, Any]) -> Any:

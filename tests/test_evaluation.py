@@ -50,6 +50,7 @@ class HashModel:
         self.salt, self.dimension, self.levels = salt, dimension, levels
         self.similarity_fn_name = similarity_fn_name
         self.model_card_data = argparse.Namespace(set_evaluation_metrics=lambda *args: None)
+        self.encoder = torch.nn.Module()
 
     def encode(self, sentences, prompt=None, prompt_name=None, convert_to_tensor=False, truncate_dim=None,
                precision=None, normalize_embeddings=False, **kwargs):  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
 from minilm.errors import TruncationError
-from minilm.streaming import Cut, check_finite, encode_chunks, encode_to_file, split
+from minilm.streaming import Cut, encode_chunks, encode_to_file, split
 from minilm.terminal import needs_ascii, note, standard_output
 from minilm.text_files import count_lines, read_texts
 from minilm.vector_files import FORMATS, check_format, jsonl_lines
@@ -70,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
         if args.output == "-":
             output = standard_output()
             for chunk in encode_chunks(model, split(texts), options):
-                check_finite(chunk.vectors, chunk.start)
                 lines = jsonl_lines(chunk.texts, chunk.vectors, ensure_ascii=needs_ascii(output))
                 output.buffer.write(lines)
                 cut.add(chunk.tokens_lost)

@@ -16,7 +16,6 @@ from minilm.commands.options import add_encode_arguments, add_model_arguments, e
 from minilm.errors import InputError
 from minilm.passages import Passage, read_passages
 from minilm.similarity import semantic_search
-from minilm.streaming import check_finite
 from minilm.terminal import clean, is_terminal, note, say, say_json
 
 
@@ -48,8 +47,6 @@ def run(args: argparse.Namespace) -> int:
     query = model.encode_query(args.query, convert_to_tensor=True, **options)
     options |= {"prompt": prompt, "prompt_name": None}  # those asked for are the query's; passages have the model's own
     corpus = model.encode_document([passage.text for passage in passages], convert_to_tensor=True, **options)
-    check_finite(query[None])
-    check_finite(corpus)
     (hits,) = semantic_search(query, corpus, top_k=args.top_k)
     for hit in hits:
         passage = passages[hit["corpus_id"]]

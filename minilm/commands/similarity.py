@@ -11,7 +11,6 @@ import argparse
 
 from minilm.commands.options import add_encode_arguments, add_model_arguments, encode_options, load_model
 from minilm.errors import InputError
-from minilm.streaming import check_finite
 from minilm.terminal import say, standard_output
 from minilm.text_files import read_lines
 
@@ -34,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"found {len(args.inputs)} {what}, expected {' or '.join(map(str, expected))}")
     if not (args.pairwise or args.all):
         model = load_model(args)
-        first, second = vectors = model.encode(args.inputs, **encode_options(args))
-        check_finite(vectors)
+        first, second = model.encode(args.inputs, **encode_options(args))
         say(f"{model.similarity(first, second).item():.4f}")
         return 0
     sides = [read_lines(path) for path in args.inputs]
@@ -45,8 +43,6 @@ def run(args: argparse.Namespace) -> int:
         )
     model = load_model(args)
     vectors = [model.encode(side, convert_to_tensor=True, **encode_options(args)) for side in sides]
-    for side in vectors:
-        check_finite(side)
     output = standard_output()
     if args.pairwise:
         for score in model.similarity_pairwise(*vectors).tolist():

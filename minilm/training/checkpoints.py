@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from minilm.checkpoint import from_json, read_json, read_tensors
+from minilm.checkpoint import from_json, not_finite, read_json, read_tensors
 from minilm.errors import CheckpointError, InputError, MinilmError
 from minilm.plain_json import to_json
 from minilm.sentence_encoder import SentenceEncoder
@@ -136,21 +136,6 @@ def save_checkpoint(
             getattr(error, "errno", None),
             f"cannot write {path}: {error}; {last_good(path.parent)}. Make room and resume.",
         ) from error
-
-
-def not_finite(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> str | None:
-    """The first tensor of a model, and of its gradients and moments where the optimiser is given, that holds a
-    NaN or an infinity; None where all are finite."""
-    for name, parameter in model.named_parameters():
-        tensors: dict[str, Tensor | None] = {name: parameter}
-        if optimizer is not None:
-            tensors[f"the gradient of {name}"] = parameter.grad
-            tensors |= {f"{key} of {name}": value for key, value in optimizer.state.get(parameter, {}).items()}
-        for place, tensor in tensors.items():
-            # A tenth of isfinite()'s time; both ends of a tensor with a NaN are NaN.
-            if tensor is not None and not all(end.isfinite() for end in torch.aminmax(tensor.detach())):
-                return place
-    return None
 
 
 def last_good(output_dir: Path) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from minilm.checkpoint import check_parts
+from minilm.checkpoint import check_parts, not_finite
 from minilm.errors import CheckpointError, InputError, NonFiniteError
 from minilm.evaluation.sequential import metric_names, one_evaluator
 from minilm.layouts import PackedBatch, PaddedBatch, TokenIds
@@ -151,7 +151,7 @@ def train(
             scaler.load_state_dict(state.scaler)
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"{start_from} is not a whole checkpoint: scaler: {error}") from None
-    if place := checkpoints.not_finite(model):
+    if place := not_finite(model):
         raise InputError(
             f"the weights of {start_from or 'the model'} are broken: {place} holds a NaN or an infinity, so there is "
             f"nothing to train from{'; ' + checkpoints.last_good(output_dir) if start_from else ''}"
@@ -209,7 +209,7 @@ def train(
         return best
 
     def check_finite(also: torch.optim.Optimizer | None = None) -> None:
-        if place := checkpoints.not_finite(model, also):
+        if place := not_finite(model, also):
             what = f"{place} holds a NaN or an infinity after step {state.global_step}"
             raise _not_finite(what, state.global_step, datasets, taken, output_dir)
 

@@ -96,6 +96,7 @@ def test_an_unknown_setting_is_refused_with_those_near_it() -> None:
         ({"learning_rate": math.nan}, "at least 0"),
         ({"learning_rate": "5e-5"}, "expected a number"),
         ({"num_train_epochs": 0}, "above 0"),
+        ({"num_train_epochs": 1e308}, "below 2⁶³"),
         ({"adam_beta1": 1.0}, r"in \[0, 1\)"),
         ({"lr_scheduler_type": "polynomial"}, "expected one of 'linear', 'cosine'"),
         ({"save_steps": 2.5}, "a whole number, or in"),
@@ -550,6 +551,13 @@ def test_the_picture_of_a_run(tmp_path: Path) -> None:
         assert picture.startswith(b"\x89PNG")
         sizes.append(int.from_bytes(picture[16:20], "big"))
     assert sizes[1] == 2 * sizes[0]  # twice as wide
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_picture_of_a_run_without_a_finite_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "training_log.jsonl").write_text('{"step": 1, "epoch": 1, "eval_accuracy": null}\n')
+    draw_log(tmp_path / "training_log.jsonl")
+    assert (tmp_path / "training_log.png").exists()
 
 
 def test_no_picture_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,6 +268,23 @@ def test_a_failing_evaluation_costs_no_weights(strategy: str, error: Any, kind: 
         assert file_sha256(tmp_path / "out" / file) == file_sha256(tmp_path / "whole" / file)
 
 
+@pytest.mark.parametrize("given", [None, "high", [0.1, 0.2], {"accuracy": None}, {1: 0.5}, torch.ones(2)])
+def test_an_evaluator_that_gives_no_numbers_is_named(given: Any, tmp_path: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="the weights are in"),
+        pytest.raises(InputError, match="expected numbers by name, or a number"),
+    ):
+        a_run(tmp_path / "out", evaluator=lambda *_, **__: given, eval_strategy="steps", eval_steps=1)
+    SentenceEncoder.from_pretrained(tmp_path / "out" / "checkpoint-1")
+
+
+def test_an_evaluator_s_class_is_no_evaluator(tmp_path: Path) -> None:
+    for evaluator in (TripletEvaluator, [TripletEvaluator]):
+        with pytest.raises(InputError, match="expected one that can be called with the model"):
+            a_run(tmp_path / "out", evaluator=evaluator, eval_strategy="steps")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_wrong_metric_is_known_before_the_first_step(tmp_path: Path) -> None:
     settings = {"eval_strategy": "epoch", "metric_for_best_model": "cosine_acuracy"}
     for evaluator in (evaluators()[1], [evaluators()[1], evaluators()[0]]):

@@ -43,7 +43,7 @@ class SequentialEvaluator:
         if not self.evaluators:
             raise InputError("there are no evaluators, expected at least one")
         for evaluator in self.evaluators:
-            if not callable(evaluator):
+            if not callable(evaluator) or isinstance(evaluator, type):
                 raise InputError(f"an evaluator is {evaluator!r:.80}, expected one that can be called with the model")
 
     def __call__(

@@ -135,7 +135,7 @@ def draw_log(path: Path, metric: str | None = None) -> None:
         for name in names:
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
             marker = "." if len(points) < 100 else ""
-            axes.plot(*zip(*points, strict=True), marker=marker, label=name.removeprefix("eval_"))
+            axes.plot([x for x, _ in points], [y for _, y in points], marker=marker, label=name.removeprefix("eval_"))
         axes.set(title=title, xlabel="step")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize="small")

@@ -211,7 +211,7 @@ class TrainingRecipe:
         for name in ("adam_beta1", "adam_beta2"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         if self.max_steps <= 0:
-            _check("num_train_epochs", self.num_train_epochs, 0 < self.num_train_epochs < math.inf, "above 0")
+            _check("num_train_epochs", self.num_train_epochs, 0 < self.num_train_epochs < 2**63, "above 0, below 2⁶³")
         for name in ("seed", "data_seed"):
             _check(name, getattr(self, name), 0 <= (getattr(self, name) or 0) < 2**32, "in [0, 2³²)")
         for name in ("logging_steps", "eval_steps", "save_steps"):

@@ -437,7 +437,10 @@ def _evaluate(
             with _raising_sigterm():
                 found = evaluator(model, output_path=str(folder), epoch=epoch, steps=step)
             found = found if isinstance(found, dict) else {"evaluator": found}
-            metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
+            try:
+                metrics = {f"eval_{name.removeprefix('eval_')}": float(value) for name, value in found.items()}
+            except (TypeError, ValueError, AttributeError, RuntimeError):  # the last one is torch's
+                raise InputError(f"the evaluator gave {found!r:.80}, expected numbers by name, or a number") from None
         except BaseException as error:  # raised again below, when the other processes know of it
             failure = error
     metrics, failed = processes.share((metrics, failure is not None))
@@ -560,7 +563,7 @@ def _check(
         raise InputError("there is no data set to train on")
     if not isinstance(loss, nn.Module):
         raise InputError(f"loss is {loss!r:.80}, expected a loss, such as MultipleNegativesRankingLoss()")
-    if evaluator is not None and not callable(evaluator):
+    if evaluator is not None and (not callable(evaluator) or isinstance(evaluator, type)):
         raise InputError(f"evaluator is {evaluator!r:.80}, expected one that can be called with the model")
     check_parts(model, model.encoder.config, "encoder.")
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -118,7 +118,7 @@ def load_encoder(
     expected = {names[ours]: parameter for ours, parameter in encoder.named_parameters()}
     _check_tensors(Path(path), tensors, expected)
 
-    dtype = dtype or next(tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point)
+    dtype = dtype or next(tensor.dtype for tensor in tensors.values() if tensor.dtype in FLOAT_TYPES)
     for ours, parameter in encoder.named_parameters():
         parameter.data = _copy(tensors[names[ours]], dtype)
     return encoder, {name: _copy(tensor) for name, tensor in tensors.items() if name not in expected}

@@ -260,10 +260,12 @@ def _from_hub(
 
     # Other programs fetch single files into the same cache, so a snapshot there may have some only. Without
     # modules.json it may be all of a folder of plain transformers, which the hub is asked about where it answers.
-    cached = None
+    cached, found = None, "is not in the hub's cache"
     try:
         folder = snapshot([], local=True)
-        if not absent(folder):
+        if missing := absent(folder):
+            found = f"is in the hub's cache without {', '.join(missing)} ({folder})"
+        else:
             cached = folder
             if (folder / "modules.json").is_file():
                 return folder
@@ -273,12 +275,12 @@ def _from_hub(
         pass
     if local_files_only or _offline():
         if cached is None:
-            raise ModelNotFoundError(f"{repo_id} is not in the hub's cache and downloads are switched off")
+            raise ModelNotFoundError(f"{repo_id} {found}, and downloads are switched off")
         return cached
     if not hub_answers():
         if cached is None:
             raise ModelNotFoundError(
-                f"{huggingface_hub.constants.ENDPOINT} does not answer, and {repo_id} is not in its cache. "
+                f"{huggingface_hub.constants.ENDPOINT} does not answer, and {repo_id} {found}. "
                 "Give a folder that holds the model, or try again with a network."
             )
         return cached

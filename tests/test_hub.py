@@ -418,6 +418,15 @@ def test_a_cache_without_modules_json_is_not_taken_for_plain_where_the_hub_knows
     assert (find_model("someone/tiny") / "modules.json").is_file()
 
 
+def test_a_cached_model_without_weights_that_can_be_read_is_not_called_absent(tmp_path: Path) -> None:
+    repository = tmp_path / "models--someone--old"
+    files = dict.fromkeys(("config.json", "tokenizer.json", "pytorch_model.bin"), b"{}")
+    fill(repository / "snapshots" / REVISION, files)
+    fill(repository / "refs", {"main": REVISION.encode()})
+    with pytest.raises(ModelNotFoundError, match=r"is in the hub's cache without model\.safetensors \("):
+        find_model("someone/old", cache_folder=tmp_path, local_files_only=True)
+
+
 def test_another_model_is_never_replaced_by_the_wheel(place: Place) -> None:
     place.add_wheel()
     with pytest.raises(ModelNotFoundError, match="does not answer, and someone/else"):

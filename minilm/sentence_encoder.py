@@ -543,7 +543,7 @@ class SentenceEncoder(nn.Module):
         if fast is None and layout == "packed" and self._calibration is not None:
             raise InputError(
                 "weight_precision is 'int8', which only the fast engine has, and it cannot run: "
-                f"{self.why_plain(layout, engine)}. Set model.weight_precision to None"
+                f"{self.why_plain(layout, engine)}; set model.weight_precision to None"
             )
         return fast
 

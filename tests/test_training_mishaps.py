@@ -358,7 +358,7 @@ def test_a_loss_takes_no_model_and_says_so(kind: Any) -> None:
     ):
         with pytest.raises(InputError, match=rf"takes no model[\s\S]*{kind.__name__}\(scale=20.0\)"):
             make()
-    for options, message in (({"scale": "20"}, "expected a number"), ({"similarity_fct": "cosine"}, "a function")):
+    for options, message in (({"scale": "20"}, "a number"), ({"similarity_fct": "cosin"}, "expected one of 'cosine'")):
         with pytest.raises(InputError, match=message):
             kind(**options)
 
